@@ -1,0 +1,1 @@
+"""The package format: an OCI image layout with one manifest per variant, and block digests for transport."""

@@ -1,0 +1,161 @@
+"""The package's data models: OCI descriptors and manifests, and what a variant says about itself.
+
+Field names in camelCase are the OCI image-spec's and ModelPack's own; ours live under `dev.edgefleet.*`.
+Sources: opencontainers/image-spec 1.1 (manifest, index, descriptor); CNCF ModelPack (config.md, spec.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from edgefleet.package.digest import Digest
+from edgefleet_device_profiles.profile import Precision, Runtime
+
+INDEX_MEDIA_TYPE = "application/vnd.oci.image.index.v1+json"
+MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
+MODEL_ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
+CONFIG_MEDIA_TYPE = "application/vnd.cncf.model.config.v1+json"
+FILEPATH_ANNOTATION = "org.cncf.model.filepath"
+VERSION_ANNOTATION = "org.opencontainers.image.version"
+TITLE_ANNOTATION = "org.opencontainers.image.title"
+REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
+RELEASE_ANNOTATION = "dev.edgefleet.release"
+VARIANT_ANNOTATION = "dev.edgefleet.variant"
+
+
+class Layer(StrEnum):
+    """Media type of each kind of layer in a variant's manifest."""
+
+    MODEL = "application/vnd.cncf.model.weight.v1.raw"
+    """A file that the runtime opens."""
+    SETTINGS = "application/vnd.cncf.model.weight.config.v1.raw"
+    """Preprocessing and labels, as JSON."""
+    GOLDEN = "application/vnd.edgefleet.golden.v1+npz"
+    """Golden inputs and outputs for the self-test."""
+    BLOCKS = "application/vnd.edgefleet.blocks.v1"
+    """Raw sha256 digests of the 60 KiB blocks of every other layer, in manifest order."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class TensorSpec(_Record):
+    """One input or output of a variant, described in the *source* model's layout.
+
+    `permutation` maps source axes to the file's (`file = source.transpose(permutation)`); None means the same.
+    """
+
+    name: str
+    dtype: Literal["float32"]
+    shape: tuple[int, ...]
+    permutation: tuple[int, ...] | None = None
+
+
+class Golden(_Record):
+    """What the self-test compares: arrays `input:<name>` and `output:<name>` of the golden layer.
+
+    They hold N samples in the source layout; a device passes when max |Δ| ≤ `tolerance` on every output.
+    """
+
+    samples: int = Field(ge=1)
+    tolerance: float = Field(gt=0)
+
+
+class Score(_Record):
+    """Accuracy of the file as shipped, in its own runtime, on held-out data; `reference` is the fp32 source's."""
+
+    metric: Literal["top1"]
+    value: float = Field(ge=0, le=1)
+    reference: float = Field(ge=0, le=1)
+    agreement: float = Field(ge=0, le=1)
+    samples: int = Field(ge=1)
+    runtime_version: str
+    max_abs_difference: float = Field(ge=0)
+
+
+class VariantSpec(_Record):
+    """Everything a device must know to decide on, load and check a variant. Stored as the settings layer."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    runtime: Runtime
+    precision: Precision
+    runtime_version: str
+    """Version range of the runtime that this file was proven on, as a PEP 440 specifier (`>=2.3`)."""
+    model_file: str
+    """Name of the file that the runtime is asked to open; other model files lie beside it."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = ()
+    golden: Golden
+    score: Score | None = None
+    architectures: tuple[str, ...] = Field(min_length=1)
+    """OCI (Go) names of the processors it is offered to: `amd64`, `arm64`, `arm`."""
+
+    @field_validator("runtime_version")
+    @classmethod
+    def _is_specifier(cls, value: str) -> str:
+        try:
+            SpecifierSet(value)
+        except InvalidSpecifier as error:
+            raise ValueError(f"{value!r} is not a version range such as '>=2.3'") from error
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFiles:
+    """A variant ready to be packaged: its spec, the model files on disk, and the golden .npz on disk."""
+
+    spec: VariantSpec
+    model_files: tuple[Path, ...]
+    golden_file: Path
+
+
+class Platform(_Record):
+    """OCI platform of a manifest in an index."""
+
+    architecture: str
+    os: str = "linux"
+
+
+class Descriptor(_Record):
+    """OCI content descriptor."""
+
+    media_type: str = Field(alias="mediaType")
+    digest: Digest
+    size: int = Field(ge=0)
+    annotations: dict[str, str] | None = None
+    artifact_type: str | None = Field(default=None, alias="artifactType")
+    platform: Platform | None = None
+
+
+class Manifest(_Record):
+    """OCI image manifest of one variant."""
+
+    schema_version: Literal[2] = Field(default=2, alias="schemaVersion")
+    media_type: Literal["application/vnd.oci.image.manifest.v1+json"] = Field(
+        default=MANIFEST_MEDIA_TYPE, alias="mediaType"
+    )
+    artifact_type: str = Field(default=MODEL_ARTIFACT_TYPE, alias="artifactType")
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    annotations: dict[str, str] | None = None
+
+
+class Index(_Record):
+    """OCI image index: of a layout (index.json), or of one package version (one entry per variant and platform)."""
+
+    schema_version: Literal[2] = Field(default=2, alias="schemaVersion")
+    media_type: Literal["application/vnd.oci.image.index.v1+json"] = Field(
+        default=INDEX_MEDIA_TYPE, alias="mediaType"
+    )
+    artifact_type: str | None = Field(default=None, alias="artifactType")
+    manifests: tuple[Descriptor, ...]
+    annotations: dict[str, str] | None = None
