@@ -1,0 +1,1 @@
+"""Converters: one trained model in, a package of measured variants out."""

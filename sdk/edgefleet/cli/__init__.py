@@ -1,0 +1,83 @@
+"""The one command, `edgefleet`: a visible table of subcommands, each loaded when it is called.
+
+It knows where a subcommand lives, never what it does; errors become one line on stderr and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+import click
+
+from edgefleet import __version__
+from edgefleet.errors import EdgefleetError, MissingExtraError
+
+# name → (module:attribute, one line of help, extra that installs what it needs)
+SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
+    "package": ("edgefleet_converters.cli:app", "Turn a model into a package of variants.", "convert"),
+    "server": ("edgefleet.server.cli:server", "Serve a fleet over an MQTT broker.", "server"),
+    "deploy": ("edgefleet.server.cli:deploy", "Deploy a package to devices and follow them.", "server"),
+    "fleet": ("edgefleet.server.cli:fleet", "Look at the fleet.", "server"),
+    "agent": ("edgefleet_agent.cli:app", "The agent on a device.", "agent"),
+    "demo": ("edgefleet_demo.cli:app", "A whole fleet on this machine.", "demo"),
+}
+
+
+class _LazyGroup(click.Group):
+    """Lists subcommands from the table without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        path, _, extra = SUBCOMMANDS[cmd_name]
+        module, _, attribute = path.partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(f"running edgefleet {cmd_name}", str(error.name), extra) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line, _) in SUBCOMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup)
+@click.version_option(__version__, package_name="edgefleet")
+def app() -> None:
+    """One trained model in; on every device the variant that is best there, running and reporting."""
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """Catch SIGTERM and SIGINT; the function returned says whether one has come."""
+    caught: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: caught.append(received))
+    return lambda: bool(caught)
+
+
+def main() -> None:
+    """Entry point: one line on stderr for every error that a person can act on."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        app(standalone_mode=False)
+    except EdgefleetError as error:
+        click.echo(f"edgefleet: {error}", err=True)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = SUBCOMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "", ("", "", "dev"))[2]
+        missing = MissingExtraError(f"running edgefleet {' '.join(sys.argv[1:2])}", str(error.name), extra)
+        click.echo(f"edgefleet: {missing}", err=True)
+        sys.exit(missing.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)

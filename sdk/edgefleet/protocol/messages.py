@@ -1,0 +1,315 @@
+"""The messages: one pydantic model each, JSON on the wire, version 1.
+
+Unknown fields are ignored, so that a newer peer can add some; another major version is refused.
+Identity never comes from a payload: the topic says which device speaks.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgefleet.package.digest import Digest
+from edgefleet.protocol.topics import NAME_PATTERN
+from edgefleet_device_profiles.detect import MachineFacts
+
+# 24 KiB of content are 32 KiB of base64, which every broker passes.
+REPLY_PART_BYTES = 24 * 1024
+MAX_CREDIT_BYTES = 4 * 1024 * 1024
+
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class MessageError(ValueError):
+    """A payload is not a message of this version; `reason` is one line."""
+
+
+class Message(BaseModel):
+    """Base of everything on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+
+    v: Literal[1] = 1
+
+    def encode(self) -> bytes:
+        """JSON bytes for the wire."""
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse a payload; raises MessageError with one line."""
+        try:
+            return cls.model_validate_json(payload)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "payload"
+            raise MessageError(f"{cls.__name__}: {where}: {first['msg']}") from error
+
+
+class State(StrEnum):
+    """Where a device is in its lifecycle."""
+
+    IDLE = "idle"
+    """Nothing was asked yet."""
+    RESOLVING = "resolving"
+    """The deployment's index is being fetched and verified."""
+    SELECTING = "selecting"
+    """A variant is chosen and its manifest fetched."""
+    DOWNLOADING = "downloading"
+    """Blocks are being pulled."""
+    VERIFYING = "verifying"
+    """Every file is hashed as a whole."""
+    SELF_TEST = "self_test"
+    """The variant runs its golden inputs in a child process."""
+    ACTIVATING = "activating"
+    """The slot is being switched; not interruptible."""
+    COMMITTED = "committed"
+    """The wanted variant runs."""
+    FAILED = "failed"
+    """The wanted variant was not installed; the committed one still runs."""
+    NO_MODEL = "no_model"
+    """There is no verified variant to run; the device says why."""
+
+
+TERMINAL_STATES = frozenset({State.COMMITTED, State.FAILED, State.NO_MODEL})
+
+
+class Online(Message):
+    """Connected or not; `connection` is a persisted counter, so an older will marks nothing offline."""
+
+    online: bool
+    connection: Count
+
+
+class Facts(Message):
+    """What a device is. Sent after each connect; it is also the agent's hello."""
+
+    enrolment_id: str
+    boot_id: str
+    connection: Count
+    agent_version: str
+    profile: str
+    simulated: bool
+    """The host is not the profile's board."""
+    simulated_reason: str | None = None
+    machine: MachineFacts
+
+
+class Deployment(Message):
+    """What an operator decided: one package version for the devices of a selector."""
+
+    deployment_id: str
+    package: str
+    version: str
+    release: Count
+    index_digest: Digest
+    fallback_digest: Digest | None = None
+    selector: str
+
+
+class Action(StrEnum):
+    """What the device shall do with a desired state."""
+
+    INSTALL = "install"
+    """Run the deployment's package version."""
+    NONE = "none"
+    """Keep what runs."""
+
+
+class Desired(Message):
+    """What one device shall run. Accepted once: by its own device, with a generation above the last accepted."""
+
+    fleet: Name
+    device: Name
+    enrolment_id: str
+    generation: Count
+    action: Action
+    deployment: Deployment
+    valid_until: float
+    """Wall clock, seconds since 1970: no new install after it."""
+    install_timeout_s: float = Field(gt=0)
+    """On the agent's own running time."""
+
+
+class Progress(BaseModel):
+    """Bytes verified on disk, and bytes that the variant has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verified_bytes: Count
+    total_bytes: Count
+
+
+class ActiveVariant(BaseModel):
+    """The variant that the device infers with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: Digest
+    index_digest: Digest
+    name: str
+    runtime: str
+    precision: str
+
+
+class DeviceState(Message):
+    """Lifecycle state of a device, its active variant and what the last generation came to."""
+
+    enrolment_id: str
+    generation: Count
+    state: State
+    reason: str | None = None
+    active: ActiveVariant | None = None
+    progress: Progress | None = None
+    pulled_bytes: Count = 0
+    """Bytes received over the wire for this generation, restarts and repeated blocks included."""
+    bad_blocks: Count = 0
+    """Blocks that did not match their digest and were asked for again."""
+
+
+class RequestKind(StrEnum):
+    """What is asked for."""
+
+    METADATA = "metadata"
+    """A small blob, whole, in parts on the reply topic."""
+    BLOCKS = "blocks"
+    """Blocks of a blob, as raw pieces on the block topic."""
+
+
+class Request(Message):
+    """A request to the hubs. Blocks named here are the credit: the hub sends these and no byte more.
+
+    `fresh` drops what the hub still holds for the same device and blob (after a restart, a reconnect or a
+    stall); otherwise the blocks are added behind it.
+    """
+
+    req_id: str = Field(max_length=64)
+    kind: RequestKind
+    digest: Digest
+    blocks: tuple[tuple[Count, Annotated[int, Field(ge=1)]], ...] = ()
+    """Ranges (first block, number of blocks), in the order in which they are wanted."""
+    credit_bytes: Annotated[int, Field(ge=0, le=MAX_CREDIT_BYTES)] = 0
+    fresh: bool = False
+
+
+class Status(StrEnum):
+    """Outcome of a request."""
+
+    OK = "ok"
+    """The body is (a part of) what was asked for."""
+    BUSY = "busy"
+    """Ask again after retry_after_s."""
+    GONE = "gone"
+    """The hub does not have this blob."""
+    DENIED = "denied"
+    """The device may not have it; the body says why."""
+    BAD = "bad"
+    """The request made no sense; the body says why."""
+
+
+class Reply(Message):
+    """Answer to a request, or to a hello that is refused."""
+
+    req_id: str
+    status: Status
+    retry_after_s: float | None = None
+    part: Count = 0
+    parts: Annotated[int, Field(ge=1)] = 1
+    body: bytes = b""
+    """base64url in JSON."""
+
+
+class Latency(BaseModel):
+    """Percentiles of one window in milliseconds; null where there were too few runs, with the reason."""
+
+    model_config = ConfigDict(frozen=True)
+
+    p50_ms: float | None
+    p90_ms: float | None
+    reason: str | None = None
+
+
+class Accuracy(BaseModel):
+    """How many of the window's labelled inputs were answered correctly."""
+
+    model_config = ConfigDict(frozen=True)
+
+    correct: Count
+    labelled: Count
+
+
+class MeasuredPower(BaseModel):
+    """Mean power over a window, read from a sensor."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Literal["measured"] = "measured"
+    watts: float
+    scope: str
+
+
+class EstimatedPower(BaseModel):
+    """Mean power over a window, from the profile's model; the truth lies between low and high."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Literal["estimated"] = "estimated"
+    watts: float
+    low_w: float
+    high_w: float
+    scope: str
+    reason: str
+    """Why it was not measured."""
+
+
+Power = Annotated[MeasuredPower | EstimatedPower, Field(discriminator="source")]
+
+
+class Window(BaseModel):
+    """One telemetry window: what one variant did in `duration_s` seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    started_at: float
+    """Wall clock, seconds since 1970."""
+    duration_s: float
+    digest: Digest
+    count: Count
+    errors: Count
+    latency: Latency
+    accuracy: Accuracy | None
+    power: Power
+
+
+class Spooled(Message):
+    """What every message from the spool carries; (enrolment_id, seq) names it once and for all."""
+
+    enrolment_id: str
+    boot_id: str
+    seq: Annotated[int, Field(ge=1)]
+    oldest_seq: Annotated[int, Field(ge=1)]
+    """The lowest number that the spool still holds: nothing below it will ever come again."""
+
+
+class Telemetry(Spooled):
+    """A window on its way to the store."""
+
+    window: Window
+
+
+class Event(Spooled):
+    """Something that happened on the device."""
+
+    at: float
+    kind: str
+    text: str
+
+
+class Ack(Message):
+    """Everything up to `seq` is committed to the store; the spool may delete it."""
+
+    enrolment_id: str
+    seq: Count

@@ -1,0 +1,102 @@
+"""Selection: a profile, what the machine has, and a package's variants → a ranked shortlist with reasons.
+
+Pure: the same values give the same answer. It reads the index only, so no variant is fetched to be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from edgefleet.package.manifest import VARIANT_ANNOTATION, Descriptor, Index
+from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A variant as the package's index describes it."""
+
+    digest: str
+    name: str
+    runtime: str
+    runtime_version: str
+    precision: str
+    architecture: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What selection says of one candidate; `rank` is 0 for the first choice and None when refused."""
+
+    candidate: Candidate
+    rank: int | None
+    reason: str
+
+
+def candidates(index: Index) -> list[Candidate]:
+    """The variants that a package's index offers, one per platform; entries of other tools are skipped."""
+    return [candidate for entry in index.manifests if (candidate := _candidate(entry)) is not None]
+
+
+def _candidate(entry: Descriptor) -> Candidate | None:
+    notes = entry.annotations or {}
+    if VARIANT_ANNOTATION not in notes or entry.platform is None:
+        return None
+    return Candidate(
+        digest=entry.digest,
+        name=notes[VARIANT_ANNOTATION],
+        runtime=notes.get("dev.edgefleet.runtime", ""),
+        runtime_version=notes.get("dev.edgefleet.runtime-version", ""),
+        precision=notes.get("dev.edgefleet.precision", ""),
+        architecture=entry.platform.architecture,
+        size_bytes=int(notes.get("dev.edgefleet.bytes", "0")),
+    )
+
+
+def _refusal(
+    candidate: Candidate, profile: Profile, installed: Mapping[Runtime, str], allowed: AllowedRuntime | None
+) -> str | None:
+    """Why a candidate cannot run, or None."""
+    if candidate.architecture != profile.cpu.architecture:
+        return f"it is for {candidate.architecture}, the device is {profile.cpu.architecture}"
+    if allowed is None:
+        return f"the profile {profile.id} does not list the runtime {candidate.runtime}"
+    if candidate.precision not in allowed.precisions:
+        return f"the profile {profile.id} does not list {candidate.precision} for {candidate.runtime}"
+    version = installed.get(allowed.name)
+    if version is None:
+        return f"the runtime {candidate.runtime} is not installed"
+    for wanted in (candidate.runtime_version, allowed.version):
+        try:
+            if Version(version) not in SpecifierSet(wanted, prereleases=True):
+                return f"{candidate.runtime} {version} is installed, {wanted} is needed"
+        except InvalidVersion:
+            return f"{candidate.runtime} reports the unreadable version {version!r}"
+    return None
+
+
+def shortlist(
+    profile: Profile, installed: Mapping[Runtime, str], offered: Iterable[Candidate]
+) -> list[Verdict]:
+    """Rank what the device may run: the profile's order of runtimes, then of precisions, then the smaller.
+
+    `installed` maps each runtime on the device to its version. Refused candidates follow, each with its reason.
+    """
+    order = {allowed.name.value: (place, allowed) for place, allowed in enumerate(profile.runtimes)}
+    fit: list[tuple[tuple[int, int, int, str], Verdict]] = []
+    refused: list[Verdict] = []
+    for candidate in offered:
+        place, allowed = order.get(candidate.runtime, (0, None))
+        refusal = _refusal(candidate, profile, installed, allowed)
+        if refusal is not None or allowed is None:
+            refused.append(Verdict(candidate, None, refusal or "refused"))
+            continue
+        choice = allowed.precisions.index(Precision(candidate.precision))
+        key = (place, choice, candidate.size_bytes, candidate.digest)
+        fit.append((key, Verdict(candidate, 0, f"{candidate.runtime} {candidate.precision}: {allowed.reason}")))
+    ranked = [verdict for _, verdict in sorted(fit, key=lambda pair: pair[0])]
+    return [Verdict(v.candidate, rank, v.reason) for rank, v in enumerate(ranked)] + refused
