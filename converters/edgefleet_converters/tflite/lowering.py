@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx
+
 from edgefleet.errors import UnsupportedError
 from edgefleet.package.manifest import TensorSpec
-
 from edgefleet_converters.tflite.file import Draft
 from edgefleet_converters.tflite.graph import Array, Graph, Node, NotLowerableError, inverse, permuted
 from edgefleet_converters.tflite.importer import import_model

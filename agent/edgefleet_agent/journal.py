@@ -1,0 +1,69 @@
+"""The journal: what the agent must still know after a power cut, in one file that is replaced as a whole.
+
+It is written before acting. It holds no rules.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgefleet import durable
+from edgefleet.errors import StorageError
+from edgefleet.protocol.messages import ActiveVariant, Desired, State
+
+FILE_NAME = "journal.json"
+
+
+class Entry(BaseModel):
+    """Everything that survives a restart."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: int = 1
+    enrolment_id: str
+    connection: int = 0
+    """How often this agent has connected; an older will never marks a newer connection offline."""
+    state: State = State.IDLE
+    reason: str | None = None
+    desired: Desired | None = None
+    """The last accepted desired state. In a terminal state its outcome is (state, reason): it is never acted
+    on again, only reported again."""
+    active: ActiveVariant | None = None
+    """The committed variant."""
+    pulled_bytes: int = 0
+    bad_blocks: int = 0
+    elapsed_s: float = 0.0
+    """Agent-on time spent on `desired`."""
+
+
+class Journal:
+    """The journal of one state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read it, or begin one; a damaged one is set aside and begun anew with the reason kept in `damage`."""
+        self._path = folder / FILE_NAME
+        self.damage: str | None = None
+        try:
+            self.entry = Entry.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            self.entry = Entry(enrolment_id=secrets.token_hex(8))
+            self.record()
+        except (OSError, ValidationError) as error:
+            self.damage = f"the journal could not be read ({type(error).__name__}); it was kept as journal.damaged"
+            self._path.replace(self._path.with_suffix(".damaged"))
+            self.entry = Entry(enrolment_id=secrets.token_hex(8))
+            self.record()
+
+    def record(self, **changes: object) -> None:
+        """Change fields and put the whole entry on disk; raises StorageError, and the old file stays."""
+        entry = self.entry.model_copy(update=changes)
+        try:
+            durable.write_file(self._path, entry.model_dump_json().encode())
+        except OSError as error:
+            raise StorageError(
+                f"writing the journal {self._path}", error.strerror or str(error), "free some space on that disk"
+            ) from error
+        self.entry = entry

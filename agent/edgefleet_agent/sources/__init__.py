@@ -1,0 +1,1 @@
+"""Where inputs come from; loaded in the worker process only."""

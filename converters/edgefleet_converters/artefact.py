@@ -1,0 +1,27 @@
+"""What a conversion step takes and gives: model files on disk with their inputs and outputs.
+
+A pydantic model, because it crosses from child processes as JSON.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgefleet.package.manifest import TensorSpec
+
+
+class Artefact(BaseModel):
+    """Model files, the one that the runtime opens first; tensors in the source's layout and order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    files: tuple[Path, ...] = Field(min_length=1)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(path.stat().st_size for path in self.files)

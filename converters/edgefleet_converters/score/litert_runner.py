@@ -1,0 +1,35 @@
+"""Runs a .tflite file in LiteRT on the CPU.
+
+Imports the runtime at the top, so only child processes import this module.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from edgefleet_converters.artefact import Artefact
+
+
+class LitertRunner:
+    """One signature of a .tflite file, on one thread."""
+
+    version = version("ai-edge-litert")
+
+    def __init__(self, artefact: Artefact) -> None:
+        self._input, self._output = artefact.inputs[0].name, artefact.outputs[0].name
+        self._interpreter = Interpreter(model_path=str(artefact.files[0]), num_threads=1)
+        self._run = self._interpreter.get_signature_runner()
+
+    def infer(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run one sample in the file's layout."""
+        found: NDArray[np.float32] = self._run(**{self._input: sample})[self._output]
+        return found
+
+
+def open_model(artefact: Artefact) -> LitertRunner:
+    """Load a file; raises ValueError or RuntimeError when LiteRT refuses it."""
+    return LitertRunner(artefact)
