@@ -55,7 +55,9 @@ class Agent:
             self._slots = Slots(folder)
         except OSError as error:
             raise StorageError(
-                f"opening the state folder {folder}", error.strerror or str(error), "check the disk and its permissions"
+                f"opening the state folder {folder}",
+                error.strerror or str(error),
+                "check the disk and its permissions",
             ) from error
         self.profile = device_facts.load_profile(settings.profile)
         entry = self.journal.entry
@@ -134,7 +136,10 @@ class Agent:
                 self._slots.check(entry.active.digest)
             except SlotDamagedError as error:
                 self.note("slot_damaged", str(error))
-                entry_state = {"state": State.NO_MODEL, "reason": f"the committed variant is damaged: {error}"}
+                entry_state = {
+                    "state": State.NO_MODEL,
+                    "reason": f"the committed variant is damaged: {error}",
+                }
                 changes = {} if entry.state in IN_PROGRESS else entry_state
                 self.journal.record(active=None, **changes)
         if entry.state in IN_PROGRESS and entry.desired is not None:
@@ -227,7 +232,7 @@ class Agent:
             self._install = None
         state = lifecycle.after(self.journal.entry.state, Trigger.ACCEPTED)
         self.journal.record(
-            desired=desired, state=state, reason=None, pulled_bytes=0, bad_blocks=0, elapsed_s=0.0
+            desired=desired, state=state, reason=None, progress=None, pulled_bytes=0, bad_blocks=0, elapsed_s=0.0
         )
         self.note("accepted", f"generation {desired.generation}: {desired.deployment.deployment_id}")
         self._start_install(desired)
@@ -314,6 +319,7 @@ class Agent:
             self.journal.record(
                 state=state,
                 reason=reason,
+                progress=install.progress,
                 pulled_bytes=install.pulled_bytes,
                 bad_blocks=install.bad_blocks,
                 **changes,
@@ -347,9 +353,7 @@ class Agent:
             spec = self._slots.check(active.digest)
         except SlotDamagedError as error:
             self.note("slot_damaged", str(error))
-            self.journal.record(
-                active=None, state=State.NO_MODEL, reason=f"the committed variant is damaged: {error}"
-            )
+            self.journal.record(active=None, state=State.NO_MODEL, reason=f"the committed variant is damaged: {error}")
             return
         slot = self._slots.path(active.digest)
         self._worker = supervise.inference(slot, spec, self.settings.source, self.settings.telemetry.window_s)
@@ -404,7 +408,7 @@ class Agent:
             state=install.state if install else entry.state,
             reason=entry.reason,
             active=entry.active,
-            progress=install.progress if install else None,
+            progress=install.progress if install else entry.progress,
             pulled_bytes=install.pulled_bytes if install else entry.pulled_bytes,
             bad_blocks=install.bad_blocks if install else entry.bad_blocks,
         )

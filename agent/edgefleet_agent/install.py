@@ -18,8 +18,8 @@ from edgefleet.package.digest import DIGEST_BYTES, block_count
 from edgefleet.package.manifest import Descriptor, Index, Manifest, VariantSpec
 from edgefleet.protocol.messages import Desired, Progress, Reply, Request, RequestKind, State, Status
 from edgefleet.protocol.topics import short_digest
-from edgefleet_agent import slots as slot_files
 from edgefleet_agent import lifecycle
+from edgefleet_agent import slots as slot_files
 from edgefleet_agent.download import PartFile, Pull
 from edgefleet_agent.lifecycle import Trigger
 from edgefleet_agent.metadata import Fetch
@@ -173,7 +173,8 @@ class Install:
         if not parts:
             return None
         return Progress(
-            verified_bytes=sum(part.verified_bytes for part in parts), total_bytes=sum(p.size_bytes for p in parts)
+            verified_bytes=sum(part.verified_bytes for part in parts),
+            total_bytes=sum(p.size_bytes for p in parts),
         )
 
     # The steps ---------------------------------------------------------------------------------------
@@ -251,9 +252,7 @@ class Install:
 
     def _check_room(self, layers: list[Descriptor]) -> None:
         staging = self._slots.staging(self._chosen().digest)
-        present = sum(
-            part.stat().st_size for layer in layers if (part := self._slots.part(staging, layer)).exists()
-        )
+        present = sum(part.stat().st_size for layer in layers if (part := self._slots.part(staging, layer)).exists())
         need, have = sum(layer.size for layer in layers) - present, shutil.disk_usage(staging).free
         if need > have:
             raise InstallError(f"insufficient_storage: {need} bytes are needed, {have} are free")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgefleet import durable
 from edgefleet.errors import StorageError
-from edgefleet.protocol.messages import ActiveVariant, Desired, State
+from edgefleet.protocol.messages import ActiveVariant, Desired, Progress, State
 
 FILE_NAME = "journal.json"
 
@@ -33,6 +33,7 @@ class Entry(BaseModel):
     on again, only reported again."""
     active: ActiveVariant | None = None
     """The committed variant."""
+    progress: Progress | None = None
     pulled_bytes: int = 0
     bad_blocks: int = 0
     elapsed_s: float = 0.0
@@ -64,6 +65,8 @@ class Journal:
             durable.write_file(self._path, entry.model_dump_json().encode())
         except OSError as error:
             raise StorageError(
-                f"writing the journal {self._path}", error.strerror or str(error), "free some space on that disk"
+                f"writing the journal {self._path}",
+                error.strerror or str(error),
+                "free some space on that disk",
             ) from error
         self.entry = entry

@@ -86,20 +86,24 @@ class Worker:
 
 def self_test(slot: Path, spec: VariantSpec) -> Worker:
     """Start a self-test of a variant."""
-    return Worker({
-        "mode": "self_test",
-        "slot": str(slot),
-        "spec": spec.model_dump(mode="json"),
-        "golden_file": GOLDEN_FILE,
-    })
+    return Worker(
+        {
+            "mode": "self_test",
+            "slot": str(slot),
+            "spec": spec.model_dump(mode="json"),
+            "golden_file": GOLDEN_FILE,
+        }
+    )
 
 
 def inference(slot: Path, spec: VariantSpec, source: ReplaySource, window_s: float) -> Worker:
     """Start inference over a source."""
-    return Worker({
-        "mode": "run",
-        "slot": str(slot),
-        "spec": spec.model_dump(mode="json"),
-        "source": {"path": str(source.path.resolve()), "rate_per_s": source.rate_per_s},
-        "window_s": window_s,
-    })
+    return Worker(
+        {
+            "mode": "run",
+            "slot": str(slot),
+            "spec": spec.model_dump(mode="json"),
+            "source": {"path": str(source.path.resolve()), "rate_per_s": source.rate_per_s},
+            "window_s": window_s,
+        }
+    )

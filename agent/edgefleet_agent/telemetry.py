@@ -69,9 +69,7 @@ class Spool:
         self._add("event", event.model_dump_json())
 
     def _add(self, kind: str, body: str) -> None:
-        self._db.execute(
-            "INSERT INTO messages (kind, boot_id, body) VALUES (?, ?, ?)", (kind, self._boot_id, body)
-        )
+        self._db.execute("INSERT INTO messages (kind, boot_id, body) VALUES (?, ?, ?)", (kind, self._boot_id, body))
         (held,) = self._db.execute("SELECT count(*) FROM messages").fetchone()
         if held > self._limit:
             self._db.execute(

@@ -45,13 +45,11 @@ class Variant:
     def infer(self, inputs: Arrays) -> Arrays:
         """Run once; the permutations of the spec are applied on the way in and undone on the way out."""
         prepared = {
-            tensor["name"]: _permuted(inputs[tensor["name"]], tensor["permutation"])
-            for tensor in self.spec["inputs"]
+            tensor["name"]: _permuted(inputs[tensor["name"]], tensor["permutation"]) for tensor in self.spec["inputs"]
         }
         outputs = self._model.infer(prepared)
         return {
-            tensor["name"]: _restored(outputs[tensor["name"]], tensor["permutation"])
-            for tensor in self.spec["outputs"]
+            tensor["name"]: _restored(outputs[tensor["name"]], tensor["permutation"]) for tensor in self.spec["outputs"]
         }
 
 
@@ -114,7 +112,11 @@ def latency_summary(latencies_ms: list[float]) -> dict[str, Any]:
         for which, wanted, value in ((50, MIN_RUNS_P50, p50), (90, MIN_RUNS_P90, p90))
         if value is None
     ]
-    return {"p50_ms": p50, "p90_ms": p90, "reason": f"{count} runs: {', '.join(missing)}" if missing else None}
+    return {
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "reason": f"{count} runs: {', '.join(missing)}" if missing else None,
+    }
 
 
 def _run_one(variant: Variant, sample: Sample, tally: _Tally) -> None:

@@ -22,21 +22,13 @@ _FILE = click.Path(path_type=Path)
 
 @click.command("package")
 @click.argument("model", type=_FILE)
-@click.option(
-    "--profile", "profiles", multiple=True, required=True, help="Device profile to package for; repeat it."
-)
-@click.option(
-    "--calibration", type=_FILE, required=True, help=".npz with x: float32 [N, *input shape without batch]."
-)
+@click.option("--profile", "profiles", multiple=True, required=True, help="Device profile to package for; repeat it.")
+@click.option("--calibration", type=_FILE, required=True, help=".npz with x: float32 [N, *input shape without batch].")
 @click.option("--evaluation", type=_FILE, required=True, help=".npz with x, and y: class numbers [N].")
 @click.option("--name", required=True, help="Name of the package.")
 @click.option("--version", required=True, help="Version of the package.")
-@click.option(
-    "--release", type=click.IntRange(min=1), required=True, help="Release counter; must only ever grow."
-)
-@click.option(
-    "-o", "--output", "folder", type=_FILE, required=True, help="Folder to write; must not exist yet."
-)
+@click.option("--release", type=click.IntRange(min=1), required=True, help="Release counter; must only ever grow.")
+@click.option("-o", "--output", "folder", type=_FILE, required=True, help="Folder to write; must not exist yet.")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0, max=1),

@@ -49,11 +49,10 @@ def load_evaluation(path: Path, spec: TensorSpec, classes: int) -> Evaluation:
 
 def _arrays(path: Path, names: tuple[str, ...], doing: str) -> dict[str, NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(
-                    doing, "a single array, not an archive", "save it with numpy.savez(path, x=…)"
-                )
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(doing, "a single array, not an archive", "save it with numpy.savez(path, x=…)")
+        with archive:
             missing = [name for name in names if name not in archive.files]
             if missing:
                 found = f"no array {missing[0]!r} (there are: {', '.join(archive.files) or 'none'})"
@@ -78,7 +77,5 @@ def _samples(x: NDArray[np.generic], spec: TensorSpec, doing: str) -> NDArray[np
         raise InputError(doing, "x has no samples", "store at least one")
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())
-        raise InputError(
-            doing, f"NaN or infinite values in {bad} of {len(x)} samples", "remove those samples"
-        )
+        raise InputError(doing, f"NaN or infinite values in {bad} of {len(x)} samples", "remove those samples")
     return np.ascontiguousarray(x, np.float32)[:, np.newaxis]

@@ -33,9 +33,7 @@ def judge(found: Assessment | str, max_drop: float) -> Verdict:
     if found.output_range == 0:
         return Verdict(accepted=False, reason="every output is the same number")
     if found.repeat_difference > found.tolerance:
-        text = (
-            f"the same input twice differs by {found.repeat_difference:.3g}, more than {found.tolerance:.3g}"
-        )
+        text = f"the same input twice differs by {found.repeat_difference:.3g}, more than {found.tolerance:.3g}"
         return Verdict(accepted=False, reason=text)
     # Accuracies are counts over samples: half a sample of slack keeps rounding out of the comparison.
     if drop > max_drop + 0.5 / score.samples:

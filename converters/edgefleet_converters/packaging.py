@@ -131,16 +131,12 @@ def _check_request(request: Request) -> None:
     if not request.profiles:
         raise InputError(doing, "no device profile", "name at least one")
     if not _VERSION.fullmatch(request.version):
-        raise InputError(
-            doing, f"{request.version!r} cannot be a version", "use letters, digits, '.', '_', '-'"
-        )
+        raise InputError(doing, f"{request.version!r} cannot be a version", "use letters, digits, '.', '_', '-'")
     if request.folder.exists() and (not request.folder.is_dir() or any(request.folder.iterdir())):
         raise InputError(doing, "something is already there", "name another folder, or remove this one first")
 
 
-def _convert(
-    inputs: _Inputs, plan: tuple[PlannedVariant, ...], progress: Progress
-) -> dict[PlannedVariant, Artefact]:
+def _convert(inputs: _Inputs, plan: tuple[PlannedVariant, ...], progress: Progress) -> dict[PlannedVariant, Artefact]:
     """Run every recipe of the plan."""
     jobs = {
         planned: partial(
@@ -158,9 +154,7 @@ def _convert(
     return run_jobs(jobs, Stage.CONVERT, progress, lambda planned: planned.name)
 
 
-def _score(
-    inputs: _Inputs, artefacts: Mapping[PlannedVariant, Artefact], progress: Progress
-) -> tuple[_Trial, ...]:
+def _score(inputs: _Inputs, artefacts: Mapping[PlannedVariant, Artefact], progress: Progress) -> tuple[_Trial, ...]:
     """Run the fp32 source and every variant over the evaluation data, and compare."""
     jobs = {_SOURCE_NAME: partial(_measure, inputs, Runtime.ONNXRUNTIME, inputs.model, "source")}
     for planned, artefact in artefacts.items():
@@ -232,9 +226,7 @@ def _write(
     )
 
 
-def _variant_files(
-    inputs: _Inputs, trial: _Trial, measured: Measured, assessment: Assessment
-) -> VariantFiles:
+def _variant_files(inputs: _Inputs, trial: _Trial, measured: Measured, assessment: Assessment) -> VariantFiles:
     planned, artefact = trial.planned, trial.artefact
     golden_file = inputs.work / f"{planned.name}.golden.npz"
     scored_on = Version(measured.runtime_version)

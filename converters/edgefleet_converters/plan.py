@@ -37,9 +37,7 @@ def make_plan(profiles: Sequence[Profile]) -> tuple[PlannedVariant, ...]:
             for precision in allowed.precisions:
                 reason = f"{profile.id}: choice {place}, {allowed.reason}"
                 wanted.setdefault((allowed.name, precision), []).append((profile, reason))
-    unknown = [
-        f"{runtime} {precision}" for runtime, precision in wanted if (runtime, precision) not in RECIPES
-    ]
+    unknown = [f"{runtime} {precision}" for runtime, precision in wanted if (runtime, precision) not in RECIPES]
     if unknown:
         raise UnsupportedError(
             f"planning for {', '.join(profile.id for profile in profiles)}",

@@ -23,9 +23,7 @@ class Recipe:
 RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
     {
         (Runtime.LITERT, Precision.INT8): Recipe(("lower_tflite", "quantize_tflite"), "convert-litert"),
-        (Runtime.OPENVINO, Precision.INT8): Recipe(
-            ("convert_openvino", "quantize_openvino"), "convert-openvino"
-        ),
+        (Runtime.OPENVINO, Precision.INT8): Recipe(("convert_openvino", "quantize_openvino"), "convert-openvino"),
         (Runtime.ONNXRUNTIME, Precision.INT8): Recipe(("prepare_onnx", "quantize_onnx"), "convert-onnx"),
     }
 )

@@ -51,7 +51,8 @@ def _text(path: Path) -> str | None:
 
 def _field(text: str, *names: str) -> str | None:
     """Value of the first `name : value` line whose name is asked for, as /proc/cpuinfo writes them."""
-    fields = dict(reversed([(k.strip(), v.strip()) for k, _, v in (l.partition(":") for l in text.splitlines())]))
+    pairs = (line.partition(":") for line in reversed(text.splitlines()))
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
     return next((fields[name] for name in names if fields.get(name)), None)
 
 

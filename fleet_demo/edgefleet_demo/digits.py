@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from edgefleet.errors import MissingExtraError
 
 if TYPE_CHECKING:

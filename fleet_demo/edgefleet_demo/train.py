@@ -133,9 +133,7 @@ def train(images: Tensor, labels: Tensor) -> nn.Module:
     model = network()
     batches = len(images) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LEARNING_RATE, total_steps=EPOCHS * batches
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LEARNING_RATE, total_steps=EPOCHS * batches)
     for _ in range(EPOCHS):
         order = torch.randperm(len(images), generator=draw)
         for chosen in order[: batches * BATCH].split(BATCH):

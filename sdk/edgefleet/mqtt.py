@@ -22,6 +22,7 @@ from edgefleet.errors import InputError, TransportError
 
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 30
+FLUSH_S = 1.0
 RECONNECT_CAP_S = 60.0
 TAKEOVER_WINDOW_S = 5.0
 TAKEOVER_COUNT = 3
@@ -187,9 +188,10 @@ class Connection:
                 return
 
     def _flush(self, client: paho.Client) -> None:
-        deadline = self._clock() + 1.0
-        while client.want_write() and client.socket() is not None and self._clock() < deadline:
-            select.select([], [client.socket()], [], 0.1)
+        """Give what is queued a second to leave."""
+        deadline = self._clock() + FLUSH_S
+        while client.want_write() and (channel := client.socket()) is not None and self._clock() < deadline:
+            select.select([], [channel], [], 0.1)
             client.loop_write()
 
     def _attempt(self) -> None:
@@ -210,9 +212,7 @@ class Connection:
         except OSError as error:
             self._lost(error.strerror or str(error))
 
-    def _connack(
-        self, client: paho.Client, _data: object, _flags: object, code: Any, _properties: object
-    ) -> None:
+    def _connack(self, client: paho.Client, _data: object, _flags: object, code: Any, _properties: object) -> None:
         if code.is_failure:
             self._lost(CONNACK_REASONS.get(code.value, str(code)))
             return
@@ -225,11 +225,9 @@ class Connection:
         self._on_connected()
 
     def _received(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
-        self._on_message(message.topic, message.payload)
+        self._on_message(message.topic, bytes(message.payload))
 
-    def _disconnected(
-        self, client: paho.Client, _data: object, _flags: object, code: Any, _properties: object
-    ) -> None:
+    def _disconnected(self, client: paho.Client, _data: object, _flags: object, code: Any, _properties: object) -> None:
         if client is self._client:
             self._lost(f"the broker closed the connection ({code})")
 

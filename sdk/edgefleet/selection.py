@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from edgefleet.package.manifest import VARIANT_ANNOTATION, Descriptor, Index
@@ -70,18 +70,19 @@ def _refusal(
     version = installed.get(allowed.name)
     if version is None:
         return f"the runtime {candidate.runtime} is not installed"
-    for wanted in (candidate.runtime_version, allowed.version):
-        try:
-            if Version(version) not in SpecifierSet(wanted, prereleases=True):
-                return f"{candidate.runtime} {version} is installed, {wanted} is needed"
-        except InvalidVersion:
-            return f"{candidate.runtime} reports the unreadable version {version!r}"
-    return None
+    return _version_refusal(candidate.runtime, version, (candidate.runtime_version, allowed.version))
 
 
-def shortlist(
-    profile: Profile, installed: Mapping[Runtime, str], offered: Iterable[Candidate]
-) -> list[Verdict]:
+def _version_refusal(runtime: str, version: str, wanted: Iterable[str]) -> str | None:
+    try:
+        installed = Version(version)
+        unmet = [text for text in wanted if installed not in SpecifierSet(text, prereleases=True)]
+    except (InvalidVersion, InvalidSpecifier) as error:
+        return f"{runtime} {version}: {error}"
+    return f"{runtime} {version} is installed, {unmet[0]} is needed" if unmet else None
+
+
+def shortlist(profile: Profile, installed: Mapping[Runtime, str], offered: Iterable[Candidate]) -> list[Verdict]:
     """Rank what the device may run: the profile's order of runtimes, then of precisions, then the smaller.
 
     `installed` maps each runtime on the device to its version. Refused candidates follow, each with its reason.

@@ -17,6 +17,6 @@ def open_meter(root: Path, profile: Profile, *, simulated: bool) -> Meter:
     if simulated:
         return model.ModelMeter(root, profile.power, "the board is simulated")
     try:
-        return rapl.RaplMeter(root)
+        return rapl.RaplMeter(root, profile.power)
     except rapl.UnavailableError as error:
         return model.ModelMeter(root, profile.power, str(error))

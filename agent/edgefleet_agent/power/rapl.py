@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgefleet.protocol.messages import MeasuredPower
+from edgefleet.protocol.messages import EstimatedPower, MeasuredPower
+from edgefleet_agent.power import model
+from edgefleet_device_profiles.profile import PowerModel
 
 CLASS_FOLDER = Path("sys/class/powercap")
 
@@ -20,8 +22,9 @@ class UnavailableError(Exception):
 class RaplMeter:
     """Mean package power over a window."""
 
-    def __init__(self, root: Path) -> None:
-        """Find the package domains; raises UnavailableError."""
+    def __init__(self, root: Path, power: PowerModel) -> None:
+        """Find the package domains; raises UnavailableError. `power` stands in when they vanish later."""
+        self._estimate = model.ModelMeter(root, power, "the powercap counter has vanished")
         # intel-rapl:0 is a package; intel-rapl:0:1 lies inside it.
         domains = sorted((root / CLASS_FOLDER).glob("intel-rapl:*"))
         self._domains = [domain for domain in domains if domain.name.count(":") == 1]
@@ -41,13 +44,15 @@ class RaplMeter:
     def _read(self) -> tuple[float, list[int]]:
         return time.monotonic(), [int((domain / "energy_uj").read_text()) for domain in self._domains]
 
-    def window(self) -> MeasuredPower:
+    def window(self) -> MeasuredPower | EstimatedPower:
         """Mean power since the last call; a counter that wrapped once is unwrapped."""
-        (before_s, before), (now_s, now) = self._last, self._read()
+        estimate = self._estimate.window()
+        try:
+            (before_s, before), (now_s, now) = self._last, self._read()
+        except (OSError, ValueError):
+            return estimate
         self._last = now_s, now
-        used_uj = sum(
-            (new - old) % (wrap + 1) for new, old, wrap in zip(now, before, self._wraps_uj, strict=True)
-        )
+        used_uj = sum((new - old) % (wrap + 1) for new, old, wrap in zip(now, before, self._wraps_uj, strict=True))
         if now_s > before_s:
             self._mean_w = used_uj / 1e6 / (now_s - before_s)
         return MeasuredPower(watts=self._mean_w, scope="package")

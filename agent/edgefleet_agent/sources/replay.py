@@ -20,11 +20,13 @@ def open_replay(path: Path, shape: tuple[int, ...]) -> Iterator[Sample]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             inputs = arrays["x"]
-            labels = arrays["y"] if "y" in arrays else None
+            labels = arrays.get("y")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(doing, f"it is not an .npz file with x ({error})", "write one with numpy.savez") from error
     if inputs.dtype != np.float32 or inputs.shape[1:] != shape[1:] or not len(inputs):
-        found = f"x is {inputs.dtype} {list(inputs.shape)}, the model wants float32 [N, {', '.join(map(str, shape[1:]))}]"
+        found = (
+            f"x is {inputs.dtype} {list(inputs.shape)}, the model wants float32 [N, {', '.join(map(str, shape[1:]))}]"
+        )
         raise InputError(doing, found, "give inputs in the source model's layout")
     if labels is not None and labels.shape != (len(inputs),):
         raise InputError(doing, f"y has the shape {list(labels.shape)}", f"give {len(inputs)} labels, or none")

@@ -39,9 +39,7 @@ def read_onnx(path: Path) -> Source:
     model = _load(path, doing)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
-        raise UnsupportedError(
-            doing, f"its opset is {opset}", f"export it with opset {OLDEST_OPSET} or newer"
-        )
+        raise UnsupportedError(doing, f"its opset is {opset}", f"export it with opset {OLDEST_OPSET} or newer")
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [info for info in model.graph.input if info.name not in initializers]
     source = Source(model, _only(inputs, "input", doing), _only(list(model.graph.output), "output", doing))
@@ -63,18 +61,14 @@ def _load(path: Path, doing: str) -> onnx.ModelProto:
         raise InputError(doing, f"{error.strerror or error}", "check the path") from error
     except (DecodeError, checker.ValidationError, shape_inference.InferenceError) as error:
         first = str(error).strip().splitlines()[0]
-        raise InputError(
-            doing, f"not a valid ONNX file ({first})", "export the model again as .onnx"
-        ) from error
+        raise InputError(doing, f"not a valid ONNX file ({first})", "export the model again as .onnx") from error
 
 
 def _only(found: list[onnx.ValueInfoProto], role: str, doing: str) -> TensorSpec:
     """Spec of the one input or output that the model must have."""
     if len(found) != 1:
         names = ", ".join(info.name for info in found)
-        raise UnsupportedError(
-            doing, f"{len(found)} {role}s ({names})", f"give a model with exactly one {role}"
-        )
+        raise UnsupportedError(doing, f"{len(found)} {role}s ({names})", f"give a model with exactly one {role}")
     info = found[0]
     tensor = info.type.tensor_type
     if tensor.elem_type != onnx.TensorProto.FLOAT:

@@ -21,9 +21,7 @@ class OnnxRuntimeRunner:
         self._input, self._output = artefact.inputs[0].name, artefact.outputs[0].name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            artefact.files[0], options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(artefact.files[0], options, providers=["CPUExecutionProvider"])
 
     def infer(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run one sample."""

@@ -36,9 +36,7 @@ def _ranges(
 ) -> dict[str, qtyping.QSV]:
     """Smallest and largest value of every tensor over the calibration samples."""
     spec = artefact.inputs[0]
-    observer = calibrator.Calibrator(
-        bytearray(content), num_threads=1, qsv_update_func=qsv_utils.min_max_update
-    )
+    observer = calibrator.Calibrator(bytearray(content), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     samples = [
         {spec.name: np.ascontiguousarray(sample.transpose(spec.permutation) if spec.permutation else sample)}
         for sample in calibration

@@ -22,12 +22,8 @@ from edgefleet_converters.tflite.passes.constants import fold_constants
 from edgefleet_converters.tflite.passes.layout import assign_layouts
 from edgefleet_converters.tflite.writer import write
 
-PASSES: tuple[Callable[[Graph], Graph], ...] = (
-    fold_constants,
-    fold_batchnorm,
-    fuse_activations,
-    assign_layouts,
-)
+PASSES: tuple[Callable[[Graph], Graph], ...] = (fold_batchnorm, fuse_activations, assign_layouts)
+"""What follows constant folding, in order; operators that folding removes are not asked for a TFLite form."""
 
 _DOING = "lowering the model to TFLite"
 
@@ -43,7 +39,7 @@ class Lowered:
 
 def lower(model: onnx.ModelProto) -> Lowered:
     """Lower a model with static shapes; raises UnsupportedError naming what has no TFLite form."""
-    graph = import_model(model)
+    graph = fold_constants(import_model(model))
     _require_known(graph)
     try:
         for step in PASSES:

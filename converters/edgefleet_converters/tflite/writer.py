@@ -37,7 +37,7 @@ class _AlignedBuffer:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def Pack(self, builder: Any) -> int:  # noqa: ANN401, N802 - called by the generated code, by this name
+    def Pack(self, builder: Any) -> int:  # noqa: N802 - called by the generated code, by this name
         """Write the data vector and its Buffer table; returns the table's offset."""
         builder.StartVector(1, len(self.data), _BUFFER_ALIGNMENT)
         start = builder.Head() - len(self.data)
@@ -64,8 +64,7 @@ def write(draft: Draft, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     codes = sorted({(operator.code, operator.version) for operator in draft.operators})
     model.operatorCodes = [_code(code, version) for code, version in codes]
     graph.operators = [
-        _operator(operator, codes.index((operator.code, operator.version)), positions)
-        for operator in draft.operators
+        _operator(operator, codes.index((operator.code, operator.version)), positions) for operator in draft.operators
     ]
     model.subgraphs = [graph]
     model.signatureDefs = [_signature(inputs, outputs, positions)]

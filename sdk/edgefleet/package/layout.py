@@ -73,9 +73,7 @@ class BlobStore:
                 doing, f"blob {digest[:19]}… cannot be read ({error.strerror})", "write the package again"
             ) from error
         if digests.digest_of(content) != digest:
-            raise IntegrityError(
-                doing, f"blob {digest[:19]}… does not match its digest", "write the package again"
-            )
+            raise IntegrityError(doing, f"blob {digest[:19]}… does not match its digest", "write the package again")
         return content
 
 
@@ -100,22 +98,20 @@ def _bytes_layer(store: BlobStore, content: bytes, kind: model.Layer, name: str)
 def _config(store: BlobStore, variant: model.VariantFiles, name: str, version: str) -> model.Descriptor:
     """ModelPack config: what other tools show of a model (config.md)."""
     spec = variant.spec
-    content = _json({
-        "descriptor": {"name": name, "version": version, "title": f"{name} {spec.name}"},
-        "config": {"format": spec.runtime.value, "precision": spec.precision.value},
-        "modelfs": {
-            "type": "layers",
-            "diffIds": [digests.digest_of_file(path) for path in variant.model_files],
-        },
-    })
-    return model.Descriptor(
-        media_type=model.CONFIG_MEDIA_TYPE, digest=store.add(content), size=len(content)
+    content = _json(
+        {
+            "descriptor": {"name": name, "version": version, "title": f"{name} {spec.name}"},
+            "config": {"format": spec.runtime.value, "precision": spec.precision.value},
+            "modelfs": {
+                "type": "layers",
+                "diffIds": [digests.digest_of_file(path) for path in variant.model_files],
+            },
+        }
     )
+    return model.Descriptor(media_type=model.CONFIG_MEDIA_TYPE, digest=store.add(content), size=len(content))
 
 
-def _add_variant(
-    store: BlobStore, variant: model.VariantFiles, name: str, version: str
-) -> list[model.Descriptor]:
+def _add_variant(store: BlobStore, variant: model.VariantFiles, name: str, version: str) -> list[model.Descriptor]:
     """Store one variant; returns its manifest's descriptor once for every architecture it is offered to."""
     spec = variant.spec
     layers = [_layer(store, path, model.Layer.MODEL, path.name) for path in variant.model_files]
@@ -123,11 +119,13 @@ def _add_variant(
     layers.append(_layer(store, variant.golden_file, model.Layer.GOLDEN, GOLDEN_FILE))
     blocks = b"".join(raw for layer in layers for raw in digests.block_digests(store.path(layer.digest)))
     layers.append(_bytes_layer(store, blocks, model.Layer.BLOCKS, BLOCKS_FILE))
-    content = _dump(model.Manifest(
-        config=_config(store, variant, name, version),
-        layers=tuple(layers),
-        annotations={model.VARIANT_ANNOTATION: spec.name, model.VERSION_ANNOTATION: version},
-    ))
+    content = _dump(
+        model.Manifest(
+            config=_config(store, variant, name, version),
+            layers=tuple(layers),
+            annotations={model.VARIANT_ANNOTATION: spec.name, model.VERSION_ANNOTATION: version},
+        )
+    )
     digest = store.add(content)
     annotations = {
         model.VARIANT_ANNOTATION: spec.name,
@@ -174,21 +172,21 @@ def write_package(
     return digest
 
 
-def _write_layout(
-    folder: Path, name: str, version: str, release: int, variants: Sequence[model.VariantFiles]
-) -> str:
+def _write_layout(folder: Path, name: str, version: str, release: int, variants: Sequence[model.VariantFiles]) -> str:
     store = BlobStore(folder)
     store.folder.mkdir(parents=True)
     descriptors = [entry for variant in variants for entry in _add_variant(store, variant, name, version)]
-    content = _dump(model.Index(
-        artifact_type="application/vnd.edgefleet.package.v1",
-        manifests=tuple(descriptors),
-        annotations={
-            model.TITLE_ANNOTATION: name,
-            model.VERSION_ANNOTATION: version,
-            model.RELEASE_ANNOTATION: str(release),
-        },
-    ))
+    content = _dump(
+        model.Index(
+            artifact_type="application/vnd.edgefleet.package.v1",
+            manifests=tuple(descriptors),
+            annotations={
+                model.TITLE_ANNOTATION: name,
+                model.VERSION_ANNOTATION: version,
+                model.RELEASE_ANNOTATION: str(release),
+            },
+        )
+    )
     digest = store.add(content)
     entry = model.Descriptor(
         media_type=model.INDEX_MEDIA_TYPE,
@@ -216,7 +214,9 @@ class Package:
             raise InputError(doing, str(found), "name a folder written by `edgefleet package`") from error
         if len(layout.manifests) != 1:
             raise InputError(
-                doing, f"{len(layout.manifests)} package versions in one layout", "name a folder with one version"
+                doing,
+                f"{len(layout.manifests)} package versions in one layout",
+                "name a folder with one version",
             )
         self.digest = layout.manifests[0].digest
         self.index = model.Index.model_validate_json(self.blobs.read(self.digest, doing=doing))

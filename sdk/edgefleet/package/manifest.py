@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from edgefleet.package.digest import Digest
 from edgefleet_device_profiles.profile import Precision, Runtime
 
-INDEX_MEDIA_TYPE = "application/vnd.oci.image.index.v1+json"
-MANIFEST_MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_MEDIA_TYPE: Final = "application/vnd.oci.image.index.v1+json"
+MANIFEST_MEDIA_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 MODEL_ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_MEDIA_TYPE = "application/vnd.cncf.model.config.v1+json"
 FILEPATH_ANNOTATION = "org.cncf.model.filepath"
@@ -153,9 +153,7 @@ class Index(_Record):
     """OCI image index: of a layout (index.json), or of one package version (one entry per variant and platform)."""
 
     schema_version: Literal[2] = Field(default=2, alias="schemaVersion")
-    media_type: Literal["application/vnd.oci.image.index.v1+json"] = Field(
-        default=INDEX_MEDIA_TYPE, alias="mediaType"
-    )
+    media_type: Literal["application/vnd.oci.image.index.v1+json"] = Field(default=INDEX_MEDIA_TYPE, alias="mediaType")
     artifact_type: str | None = Field(default=None, alias="artifactType")
     manifests: tuple[Descriptor, ...]
     annotations: dict[str, str] | None = None

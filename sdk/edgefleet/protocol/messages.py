@@ -164,6 +164,7 @@ class DeviceState(Message):
     reason: str | None = None
     active: ActiveVariant | None = None
     progress: Progress | None = None
+    """Of this generation; it stays when the installation has ended."""
     pulled_bytes: Count = 0
     """Bytes received over the wire for this generation, restarts and repeated blocks included."""
     bad_blocks: Count = 0

@@ -56,9 +56,7 @@ def server(data: Path, fleet: str, broker: str, rate_limit: float | None) -> Non
 @click.command("deploy")
 @click.argument("package", type=click.Path(path_type=Path))
 @_data
-@click.option(
-    "--to", "selector", default="all", show_default=True, metavar="all|DEVICE,…", help="Which devices."
-)
+@click.option("--to", "selector", default="all", show_default=True, metavar="all|DEVICE,…", help="Which devices.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -140,7 +138,12 @@ def follow(store: Store, generations: dict[str, int], timeout_s: float) -> dict[
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.fields[device]:20}"), BarColumn(), DownloadColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("{task.fields[device]:20}"),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.description}"),
+    )
     failed: dict[str, str] = {}
     open_ones = dict(generations)
     deadline = time.monotonic() + timeout_s
@@ -150,9 +153,9 @@ def follow(store: Store, generations: dict[str, int], timeout_s: float) -> dict[
             for name, generation in list(open_ones.items()):
                 row = store.device(name)
                 if row is not None and row.generation == generation:
-                    total = row.total_bytes
-                    description = f"{row.state or 'waiting'} {row.variant or ''}"
-                    progress.update(bars[name], completed=row.verified_bytes or 0, total=total, description=description)
+                    progress.update(bars[name], description=f"{row.state or 'waiting'} {row.variant or ''}")
+                    if row.total_bytes is not None:
+                        progress.update(bars[name], completed=row.verified_bytes, total=row.total_bytes)
                 if outcome := store.outcome(name, generation):
                     del open_ones[name]
                     if outcome[0] != "committed":

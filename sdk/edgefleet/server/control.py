@@ -37,7 +37,9 @@ def select_devices(selector: str, devices: Sequence[DeviceRow]) -> list[DeviceRo
     unknown = [name for name in wanted if name not in by_name]
     if unknown or not wanted:
         raise InputError(
-            doing, f"{', '.join(unknown) or 'nothing'} is not a device here", f"there are: {', '.join(by_name)}"
+            doing,
+            f"{', '.join(unknown) or 'nothing'} is not a device here",
+            f"there are: {', '.join(by_name)}",
         )
     return [by_name[name] for name in dict.fromkeys(wanted)]
 
@@ -59,9 +61,7 @@ def import_package(package: Package, data: Path) -> None:
         ) from error
 
 
-def deploy(
-    store: Store, fleet: str, package: Package, selector: str, now: float
-) -> tuple[Deployment, dict[str, int]]:
+def deploy(store: Store, fleet: str, package: Package, selector: str, now: float) -> tuple[Deployment, dict[str, int]]:
     """Record a deployment and one desired state per selected device; returns it and device → generation."""
     deployment = Deployment(
         deployment_id=f"{package.name}-{package.version}-{secrets.token_hex(4)}",

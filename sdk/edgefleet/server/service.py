@@ -61,7 +61,9 @@ def lock_data(data: Path) -> IO[bytes]:
     except OSError as error:
         stream.close()
         raise BusyError(
-            f"starting the server on {data}", "another server is running on it", "stop that one, or name another"
+            f"starting the server on {data}",
+            "another server is running on it",
+            "stop that one, or name another",
         ) from error
     return stream
 
@@ -200,7 +202,9 @@ class Server:
 
     def _refuse(self, device: str, request: messages.Request, status: messages.Status, reason: str) -> None:
         self._send(
-            TopicName.REPLY, device, messages.Reply(req_id=request.req_id, status=status, body=reason.encode())
+            TopicName.REPLY,
+            device,
+            messages.Reply(req_id=request.req_id, status=status, body=reason.encode()),
         )
 
     def _send_metadata(self, device: str, request: messages.Request, content: bytes) -> None:
@@ -217,7 +221,11 @@ class Server:
                 return
             units = piece.offset // topics.PIECE_UNIT_BYTES
             topic = topics.topic_for(
-                self.fleet, TopicName.BLOCKS, piece.device, sha12=topics.short_digest(piece.digest), piece=units
+                self.fleet,
+                TopicName.BLOCKS,
+                piece.device,
+                sha12=topics.short_digest(piece.digest),
+                piece=units,
             )
             with suppress(OSError):  # a blob withdrawn in between: the device's next request is told `gone`
                 self.connection.publish(Outgoing(topic, self._open_blobs.read(piece), 0, retained=False))

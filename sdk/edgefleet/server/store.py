@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgefleet.errors import StorageError
 from edgefleet.protocol.messages import (
@@ -31,12 +32,12 @@ CREATE TABLE IF NOT EXISTS server (
 CREATE TABLE IF NOT EXISTS presence (
   device TEXT PRIMARY KEY, online INTEGER NOT NULL, connection INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS devices (
-  device TEXT PRIMARY KEY, enrolment_id TEXT NOT NULL, boot_id TEXT NOT NULL, seen_at REAL NOT NULL, agent_version TEXT, profile TEXT, simulated INTEGER,
-  simulated_reason TEXT, architecture TEXT, cpu_model TEXT, memory_mib INTEGER, board TEXT, serial TEXT, os TEXT,
-  runtimes TEXT, state TEXT, reason TEXT, generation INTEGER NOT NULL DEFAULT 0, digest TEXT, index_digest TEXT,
-  variant TEXT, runtime TEXT, precision TEXT, verified_bytes INTEGER, total_bytes INTEGER,
-  pulled_bytes INTEGER NOT NULL DEFAULT 0, bad_blocks INTEGER NOT NULL DEFAULT 0,
-  sent_bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+  device TEXT PRIMARY KEY, enrolment_id TEXT NOT NULL, boot_id TEXT NOT NULL, seen_at REAL NOT NULL,
+  agent_version TEXT, profile TEXT, simulated INTEGER, simulated_reason TEXT, architecture TEXT, cpu_model TEXT,
+  memory_mib INTEGER, board TEXT, serial TEXT, os TEXT, runtimes TEXT, state TEXT, reason TEXT,
+  generation INTEGER NOT NULL DEFAULT 0, digest TEXT, index_digest TEXT, variant TEXT, runtime TEXT, precision TEXT,
+  verified_bytes INTEGER, total_bytes INTEGER, pulled_bytes INTEGER NOT NULL DEFAULT 0,
+  bad_blocks INTEGER NOT NULL DEFAULT 0, sent_bytes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deployments (
   deployment_id TEXT PRIMARY KEY, package TEXT NOT NULL, version TEXT NOT NULL, release INTEGER NOT NULL,
   index_digest TEXT NOT NULL, selector TEXT NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID;
@@ -75,6 +76,7 @@ class DeviceRow:
     reason: str | None
     generation: int
     digest: str | None
+    index_digest: str | None
     variant: str | None
     runtime: str | None
     precision: str | None
@@ -146,9 +148,7 @@ class Store:
 
     def set_server(self, fleet: str, broker: str, *, connected: bool, failure: str | None) -> None:
         """Say which fleet is served through which broker, and whether the connection stands."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO server VALUES (1, ?, ?, ?, ?)", (fleet, broker, connected, failure)
-        )
+        self._db.execute("INSERT OR REPLACE INTO server VALUES (1, ?, ?, ?, ?)", (fleet, broker, connected, failure))
 
     def server(self) -> sqlite3.Row | None:
         """Row of `set_server`, or None when no server ever ran on this store."""
@@ -259,7 +259,8 @@ class Store:
     def outcome(self, device: str, generation: int) -> tuple[State, str | None] | None:
         """How a generation ended on a device, or None while it is open or was replaced."""
         row = self._db.execute(
-            "SELECT outcome, outcome_reason FROM desired WHERE device = ? AND generation = ?", (device, generation)
+            "SELECT outcome, outcome_reason FROM desired WHERE device = ? AND generation = ?",
+            (device, generation),
         ).fetchone()
         return None if row is None or row["outcome"] is None else (State(row["outcome"]), row["outcome_reason"])
 
@@ -305,9 +306,7 @@ class Store:
             if seq != contiguous + 1:
                 break
             contiguous = seq
-        self._db.execute(
-            "INSERT OR REPLACE INTO spools VALUES (?, ?, ?)", (device, enrolment_id, contiguous)
-        )
+        self._db.execute("INSERT OR REPLACE INTO spools VALUES (?, ?, ?)", (device, enrolment_id, contiguous))
         return contiguous
 
     def telemetry(self, device: str, digest: str) -> DeviceTelemetry:
@@ -317,23 +316,23 @@ class Store:
         totals = self._db.execute(
             f"""SELECT count(*) AS windows, coalesce(sum(count), 0) AS inferences,
                   coalesce(sum(errors), 0) AS errors, coalesce(sum(correct), 0) AS correct,
-                  coalesce(sum(labelled), 0) AS labelled {where}""",  # noqa: S608 - literal text
+                  coalesce(sum(labelled), 0) AS labelled {where}""",
             key,
         ).fetchone()
         latency = self._db.execute(
-            f"""SELECT p50_ms, p90_ms, latency_reason {where}
-                ORDER BY p90_ms IS NULL, started_at DESC LIMIT 1""",  # noqa: S608 - literal text
-            key,
+            f"SELECT p50_ms, p90_ms, latency_reason {where} ORDER BY p90_ms IS NULL, started_at DESC LIMIT 1", key
         ).fetchone()
         # Measured and estimated are never averaged together: the measured windows win where there are any.
         power = self._db.execute(
             f"""SELECT power_source, power_scope, avg(watts) AS watts, avg(low_w) AS low_w, avg(high_w) AS high_w,
                   max(power_reason) AS power_reason {where}
-                GROUP BY power_source, power_scope ORDER BY power_source = 'measured' DESC LIMIT 1""",  # noqa: S608
+                GROUP BY power_source, power_scope ORDER BY power_source = 'measured' DESC LIMIT 1""",
             key,
         ).fetchone()
-        merged = {**dict(totals), **(dict(latency) if latency else {}), **(dict(power) if power else {})}
-        return DeviceTelemetry(**{name: merged.get(name) for name in DeviceTelemetry.__slots__})
+        found: dict[str, Any] = dict.fromkeys(DeviceTelemetry.__slots__)
+        for row in (totals, latency, power):
+            found |= {} if row is None else dict(row)
+        return DeviceTelemetry(**found)
 
     def events(self, device: str) -> list[tuple[str, str]]:
         """(kind, text) of a device's events, oldest first."""

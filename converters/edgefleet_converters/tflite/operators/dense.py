@@ -24,9 +24,7 @@ def gemm(node: Node, graph: Graph, draft: Draft) -> None:
     output = node.outputs[0]
     inputs = (
         node.inputs[0],
-        draft.constant(
-            f"{output}/weight", np.ascontiguousarray(weight * np.float32(node.number("alpha", 1.0)))
-        ),
+        draft.constant(f"{output}/weight", np.ascontiguousarray(weight * np.float32(node.number("alpha", 1.0)))),
         draft.constant(f"{output}/bias", _bias(node, graph, weight.shape[0])),
     )
     options = schema.FullyConnectedOptionsT()

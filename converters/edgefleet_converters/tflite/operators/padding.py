@@ -40,9 +40,7 @@ class Window:
     def _extent(self, axis: int) -> int:
         return (self.kernel[axis] - 1) * self.dilations[axis] + 1
 
-    def same_pads(
-        self, size: tuple[int, int], *, lower: bool = False
-    ) -> tuple[tuple[int, int], tuple[int, int]]:
+    def same_pads(self, size: tuple[int, int], *, lower: bool = False) -> tuple[tuple[int, int], tuple[int, int]]:
         """(before, after) of SAME padding; the odd element goes after, or before with `lower`."""
         total = []
         for axis in (0, 1):

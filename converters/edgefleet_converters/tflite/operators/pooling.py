@@ -35,14 +35,10 @@ def average_pool(node: Node, graph: Graph, draft: Draft) -> None:
     size = spatial_size(graph, node.inputs[0])
     including = node.integer("count_include_pad", 0) == 1
     if not window.padded:
-        _emit(
-            node, draft, schema.BuiltinOperator.AVERAGE_POOL_2D, node.inputs[0], window, schema.Padding.VALID
-        )
+        _emit(node, draft, schema.BuiltinOperator.AVERAGE_POOL_2D, node.inputs[0], window, schema.Padding.VALID)
     elif not including and window.is_same(size):
         # TFLite's SAME divides by the elements that are really there.
-        _emit(
-            node, draft, schema.BuiltinOperator.AVERAGE_POOL_2D, node.inputs[0], window, schema.Padding.SAME
-        )
+        _emit(node, draft, schema.BuiltinOperator.AVERAGE_POOL_2D, node.inputs[0], window, schema.Padding.SAME)
     elif including:
         data = pad(node, graph, draft, window)
         _emit(node, draft, schema.BuiltinOperator.AVERAGE_POOL_2D, data, window, schema.Padding.VALID)
@@ -98,9 +94,7 @@ def _is_never_negative(graph: Graph, name: str) -> bool:
     return producer is not None and producer.activation is not Activation.NONE
 
 
-def _emit(
-    node: Node, draft: Draft, code: int, data: str, window: Window, padding: int, unscaled: str = ""
-) -> None:
+def _emit(node: Node, draft: Draft, code: int, data: str, window: Window, padding: int, unscaled: str = "") -> None:
     options = schema.Pool2DOptionsT()
     options.padding = padding
     options.strideH, options.strideW = window.strides

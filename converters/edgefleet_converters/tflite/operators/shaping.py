@@ -26,6 +26,4 @@ def transpose(node: Node, graph: Graph, draft: Draft) -> None:
     rank = len(graph.shape(node.inputs[0]))
     order = node.integers("perm", tuple(reversed(range(rank))))
     axes = draft.constant(f"{node.outputs[0]}/perm", np.array(order, np.int32))
-    draft.emit(
-        schema.BuiltinOperator.TRANSPOSE, (node.inputs[0], axes), node.outputs[0], schema.TransposeOptionsT()
-    )
+    draft.emit(schema.BuiltinOperator.TRANSPOSE, (node.inputs[0], axes), node.outputs[0], schema.TransposeOptionsT())

@@ -22,17 +22,11 @@ def fuse_activations(graph: Graph) -> Graph:
     for node in graph.nodes:
         activation = _activation(graph, node)
         source = kept.get(node.inputs[0]) if activation is not Activation.NONE else None
-        if (
-            source is not None
-            and _may_fuse(source)
-            and graph.sole_consumer(node.inputs[0], consumers) is node
-        ):
+        if source is not None and _may_fuse(source) and graph.sole_consumer(node.inputs[0], consumers) is node:
             del kept[node.inputs[0]]
             kept[node.outputs[0]] = replace(source, outputs=node.outputs, activation=activation)
         elif activation is not Activation.NONE:
-            kept[node.outputs[0]] = replace(
-                node, operator="Relu", inputs=node.inputs[:1], activation=activation
-            )
+            kept[node.outputs[0]] = replace(node, operator="Relu", inputs=node.inputs[:1], activation=activation)
         else:
             kept[node.outputs[0]] = node
     return graph.with_nodes(kept.values())

@@ -35,11 +35,7 @@ def fold_constants(graph: Graph) -> Graph:
         folded = _evaluate(graph, node, constants)
         if folded is not None:
             constants.update(folded)
-        elif (
-            _passes_through(node)
-            and node.outputs[0] not in graph.outputs
-            and read.isdisjoint(node.outputs[1:])
-        ):
+        elif _passes_through(node) and node.outputs[0] not in graph.outputs and read.isdisjoint(node.outputs[1:]):
             renamed[node.outputs[0]] = node.inputs[0]
         else:
             kept.append(node)
@@ -91,6 +87,4 @@ def _run(graph: Graph, node: Node, constants: dict[str, Array]) -> dict[str, Arr
 
 
 def _describe(name: str, array: Array) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(
-        name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
-    )
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)

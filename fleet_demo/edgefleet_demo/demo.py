@@ -1,0 +1,183 @@
+"""The demo: package, broker, server, three agents, deployment, summary; all through the commands that users have.
+
+Everything that it starts is a process of its own, and is stopped when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgefleet import durable
+from edgefleet.errors import EdgefleetError
+from edgefleet.server.service import STORE_FILE
+from edgefleet.server.store import DeviceRow, DeviceTelemetry, Store
+from edgefleet_demo import broker as brokers
+from edgefleet_demo import digits, scene
+from edgefleet_demo.processes import EDGEFLEET, Process, ProcessGroup
+
+PACKAGE_NAME = "digits"
+VERSION = "1.0.0"
+READY_AFTER_S = 20.0
+REPORTED_AFTER_S = 40.0
+HELDOUT_SAMPLES = 540
+CLEARED = ("agents", "broker", "data", "logs", "package", "server", "summary.json")
+
+
+def run(folder: Path, *, keep: bool, stop: Callable[[], bool]) -> Path:
+    """Run the whole line once in `folder`; returns the summary's path. With `keep`, stays up until `stop`."""
+    _clear(folder)
+    files = scene.write_data(folder / "data")
+    package(folder / "package", files)
+    with ProcessGroup(folder / "logs") as group:
+        broker = start_broker(folder, group)
+        store, processes = start_fleet(folder, broker, files, group)
+        _command("deploy", str(folder / "package"), "--data", str(folder / "server"), "--to", "all")
+        _wait(
+            lambda: all(_reported(store, row) for row in store.devices()),
+            REPORTED_AFTER_S,
+            "telemetry",
+            processes,
+        )
+        _command("fleet", "list", "--data", str(folder / "server"))
+        summary = write_summary(folder / "summary.json", store)
+        click.echo(f"summary: {summary}")
+        if keep:
+            click.echo(f"staying up: broker {broker.address}, server data {folder / 'server'}; Ctrl-C ends it")
+            while not stop():
+                time.sleep(0.2)
+    return summary
+
+
+def package(target: Path, files: scene.DataFiles) -> None:
+    """Convert the digits model for the three profiles."""
+    profiles = [part for device in scene.DEVICES for part in ("--profile", device.profile)]
+    _command(
+        "package", str(digits.model_path()), *profiles, "--calibration", str(files.calibration),
+        "--evaluation", str(files.heldout), "--name", PACKAGE_NAME, "--version", VERSION, "--release", "1",
+        "-o", str(target),
+    )  # fmt: skip
+
+
+def start_broker(folder: Path, group: ProcessGroup) -> brokers.Broker:
+    """mosquitto, or amqtt with a warning."""
+    broker = brokers.prepare(folder / "broker", scene.FLEET)
+    if broker.kind is brokers.BrokerKind.AMQTT:
+        click.echo("warning: mosquitto is not installed; using amqtt, which is slower and checks no access", err=True)
+    broker.start(group)
+    return broker
+
+
+def start_fleet(
+    folder: Path, broker: brokers.Broker, files: scene.DataFiles, group: ProcessGroup
+) -> tuple[Store, list[Process]]:
+    """Start the server and the agents, and wait until every device has said hello."""
+    data = folder / "server"
+    server_command = ("server", "--data", str(data), "--fleet", scene.FLEET, "--broker", broker.address)
+    processes = [_start(group, "server", *server_command)]
+    for device in scene.DEVICES:
+        settings = scene.write_settings(folder / "agents", device, broker.port, files.heldout)
+        processes.append(_start(group, device.name, "agent", "run", "--config", str(settings)))
+    _wait((data / STORE_FILE).exists, READY_AFTER_S, "the server", processes)
+    store = Store(data / STORE_FILE)
+    _wait(lambda: len(store.devices()) == len(scene.DEVICES), READY_AFTER_S, "the agents", processes)
+    return store, processes
+
+
+def write_summary(path: Path, store: Store) -> Path:
+    """Write what each device runs and reports as JSON; whole or not at all."""
+    devices = {row.device: _summary(row, store) for row in store.devices()}
+    durable.write_file(path, json.dumps({"devices": devices}, indent=2).encode() + b"\n")
+    return path
+
+
+def _summary(row: DeviceRow, store: Store) -> dict[str, Any]:
+    seen = store.telemetry(row.device, row.digest or "")
+    return {
+        "profile": row.profile,
+        "simulated": row.simulated,
+        "simulated_reason": row.simulated_reason,
+        "state": row.state,
+        "variant": row.variant,
+        "runtime": row.runtime,
+        "precision": row.precision,
+        "package_digest": row.index_digest,
+        "variant_digest": row.digest,
+        "bytes_pulled": row.pulled_bytes,
+        "accuracy": seen.correct / seen.labelled if seen.labelled else None,
+        "inferences": seen.inferences,
+        "errors": seen.errors,
+        "latency": {"p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "reason": seen.latency_reason},
+        "power": _power(seen),
+    }
+
+
+def _power(seen: DeviceTelemetry) -> dict[str, Any] | None:
+    fields = asdict(seen)
+    if seen.watts is None:
+        return None
+    return {
+        "watts": seen.watts,
+        "source": seen.power_source,
+        "scope": seen.power_scope,
+        **{name: fields[name] for name in ("low_w", "high_w") if fields[name] is not None},
+        "reason": seen.power_reason,
+    }
+
+
+def _reported(store: Store, row: DeviceRow) -> bool:
+    """Whether a device has run every held-out digit at least once, and has percentiles."""
+    if row.digest is None:
+        return False
+    seen = store.telemetry(row.device, row.digest)
+    return seen.labelled >= HELDOUT_SAMPLES and seen.p90_ms is not None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CLEARED:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _show(arguments: tuple[str, ...]) -> None:
+    click.secho(f"$ edgefleet {shlex.join(arguments)}", bold=True, err=True)
+
+
+def _start(group: ProcessGroup, name: str, *arguments: str) -> Process:
+    _show(arguments)
+    return group.start(name, [*EDGEFLEET, *arguments])
+
+
+def _command(*arguments: str) -> None:
+    _show(arguments)
+    code = subprocess.run([*EDGEFLEET, *arguments], check=False, stdin=subprocess.DEVNULL).returncode
+    if code:
+        raise EdgefleetError(
+            "running the demo", f"edgefleet {arguments[0]} ended with exit code {code}", "read its line above"
+        )
+
+
+def _wait(ready: Callable[[], bool], timeout_s: float, what: str, processes: list[Process]) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        ended = next((process for process in processes if process.exit_code is not None), None)
+        if ended is not None:
+            raise EdgefleetError("running the demo", f"{ended.log_file.stem}: {ended.last_line()}", "mend that")
+        if time.monotonic() > deadline:
+            logs = processes[0].log_file.parent
+            raise EdgefleetError("running the demo", f"{what}: nothing within {timeout_s:g} s", f"read {logs}")
+        time.sleep(0.1)

@@ -1,0 +1,50 @@
+"""Shared fixtures: the digits model and its data, and one package of it that all tests look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from edgefleet_converters.packaging import PackageResult, Request, package
+from edgefleet_converters.progress import Event
+from edgefleet_demo import digits
+from edgefleet_device_profiles import catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """A finished packaging run, and how to ask for it again."""
+
+    request: Request
+    result: PackageResult
+    events: list[Event]
+
+    def again(self, **changes: object) -> Request:
+        """The same request with other fields."""
+        return replace(self.request, **changes)  # type: ignore[arg-type] # the test knows the fields
+
+
+@pytest.fixture(scope="session")
+def digits_data() -> digits.Digits:
+    return digits.load()
+
+
+@pytest.fixture(scope="session")
+def packaged(tmp_path_factory: pytest.TempPathFactory, digits_data: digits.Digits) -> Packaged:
+    folder = tmp_path_factory.mktemp("packaged")
+    np.savez(folder / "cal.npz", x=digits_data.train_x[:300])
+    np.savez(folder / "eval.npz", x=digits_data.heldout_x, y=digits_data.heldout_y)
+    request = Request(
+        model=digits.model_path(),
+        profiles=(catalogue.load("raspberry-pi-5"), catalogue.load("intel-nuc")),
+        calibration=folder / "cal.npz",
+        evaluation=folder / "eval.npz",
+        name="digits",
+        version="1.0.0",
+        release=1,
+        folder=folder / "package",
+    )
+    events: list[Event] = []
+    return Packaged(request, package(request, events.append), events)

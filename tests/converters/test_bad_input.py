@@ -1,0 +1,173 @@
+"""What a person can get wrong on the command line: one clear line, a non-zero exit, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from conftest import Packaged
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx_models import build
+
+from edgefleet.errors import EdgefleetError, InputError, UnsupportedError
+from edgefleet_converters.cli import app
+from edgefleet_demo import digits
+
+X = np.zeros((40, 1, 8, 8), np.float32)
+Y = np.zeros(40, np.int64)
+
+
+def invoke(folder: Path, *extra: str, **paths: Path) -> Result:
+    arguments = [str(paths.get("model", digits.model_path()))]
+    for option in ("calibration", "evaluation"):
+        default = folder / f"good-{option}.npz"
+        if option not in paths:
+            np.savez(default, x=X, y=Y)
+        arguments += [f"--{option}", str(paths.get(option, default))]
+    arguments += ["--profile", "raspberry-pi-5", "--name", "digits", "--version", "1.0.0", "--release", "1"]
+    return CliRunner().invoke(app, [*arguments, "-o", str(folder / "out"), *extra])
+
+
+def refusal(result: Result, kind: type[EdgefleetError], folder: Path) -> str:
+    assert isinstance(result.exception, kind), result.exception
+    assert not (folder / "out").exists()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert kind.exit_code != 0
+    text = str(result.exception)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not a model", b"\x08\x07\x12\x00PK\x03\x04", b"\x00" * 64])
+def test_not_an_onnx_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    text = refusal(invoke(tmp_path, model=path), InputError, tmp_path)
+    assert f"reading the model {path}: not a valid ONNX file" in text
+
+
+def test_no_such_model(tmp_path: Path) -> None:
+    text = refusal(invoke(tmp_path, model=tmp_path / "gone.onnx"), InputError, tmp_path)
+    assert "No such file or directory" in text
+
+
+def _model(folder: Path, model: onnx.ModelProto) -> Path:
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def test_an_operator_that_the_lowering_does_not_know(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Erf", ["x"], ["e"], name="gelu/erf"),
+        helper.make_node("Flatten", ["e"], ["y"]),
+    ]
+    path = _model(tmp_path, build(nodes, (1, 1, 8, 8)))
+    text = refusal(invoke(tmp_path, model=path), UnsupportedError, tmp_path)
+    assert "no TFLite form is known for Erf (node 'gelu/erf')" in text
+
+
+MODELS: dict[str, tuple[onnx.ModelProto, str]] = {
+    "dynamic batch": (
+        build([helper.make_node("Flatten", ["x"], ["y"])], ("N", 1, 8, 8)),
+        "input 'x' has the shape [N, 1, 8, 8]",
+    ),
+    "old opset": (build([helper.make_node("Flatten", ["x"], ["y"])], (1, 4), opset=11), "its opset is 11"),
+    "two outputs": (
+        build([helper.make_node("Flatten", ["x"], [name]) for name in "ab"], (1, 4), outputs=("a", "b")),
+        "2 outputs (a, b)",
+    ),
+    "not a classifier": (build([helper.make_node("Relu", ["x"], ["y"])], (1, 2, 4)), "the shape [1, 2, 4]"),
+    "integer output": (
+        build([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT64)], (1, 4)),
+        "output 'y' is INT64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_of_the_wrong_form(tmp_path: Path, case: str) -> None:
+    model, reason = MODELS[case]
+    assert reason in refusal(invoke(tmp_path, model=_model(tmp_path, model)), UnsupportedError, tmp_path)
+
+
+NAN = X.copy()
+NAN[3, 0, 0, 0] = np.nan
+CALIBRATION: dict[str, tuple[Mapping[str, NDArray[np.generic]], str]] = {
+    "shape": ({"x": X[..., :7]}, "x is float32 [40, 1, 8, 7], expected float32 [N, 1, 8, 8]"),
+    "no batch": ({"x": X[0]}, "x is float32 [1, 8, 8], expected float32 [N, 1, 8, 8]"),
+    "dtype": ({"x": X.astype(np.float64)}, "x is float64 [40, 1, 8, 8], expected float32 [N, 1, 8, 8]"),
+    "no x": ({"images": X}, "no array 'x' (there are: images)"),
+    "empty": ({"x": X[:0]}, "x has no samples"),
+    "nan": ({"x": NAN}, "NaN or infinite values in 1 of 40 samples"),
+}
+EVALUATION: dict[str, tuple[Mapping[str, NDArray[np.generic]], str]] = {
+    "no y": ({"x": X}, "no array 'y'"),
+    "float y": ({"x": X, "y": Y.astype(np.float32)}, "y is float32 [40], expected integers [40]"),
+    "short y": ({"x": X, "y": Y[:7]}, "y is int64 [7], expected integers [40]"),
+    "labels": ({"x": X, "y": Y + 10}, "y has labels from 10 to 10, expected 0 to 9"),
+    "nan": ({"x": NAN, "y": Y}, "NaN or infinite values in 1 of 40 samples"),
+}
+
+
+@pytest.mark.parametrize("case", CALIBRATION)
+def test_bad_calibration_data(tmp_path: Path, case: str) -> None:
+    arrays, reason = CALIBRATION[case]
+    np.savez(tmp_path / "cal.npz", **arrays)  # type: ignore[arg-type] # mypy takes them for allow_pickle
+    text = refusal(invoke(tmp_path, calibration=tmp_path / "cal.npz"), InputError, tmp_path)
+    assert f"reading the calibration data {tmp_path / 'cal.npz'}: {reason}" in text
+
+
+@pytest.mark.parametrize("case", EVALUATION)
+def test_bad_evaluation_data(tmp_path: Path, case: str) -> None:
+    arrays, reason = EVALUATION[case]
+    np.savez(tmp_path / "eval.npz", **arrays)  # type: ignore[arg-type] # mypy takes them for allow_pickle
+    text = refusal(invoke(tmp_path, evaluation=tmp_path / "eval.npz"), InputError, tmp_path)
+    assert f"reading the evaluation data {tmp_path / 'eval.npz'}: {reason}" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"x,y\n1,2\n", b"PK\x03\x04broken"])
+def test_data_that_is_no_archive(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cal.npz").write_bytes(content)
+    text = refusal(invoke(tmp_path, calibration=tmp_path / "cal.npz"), InputError, tmp_path)
+    assert "not a readable .npz archive" in text
+
+
+def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
+    np.save(tmp_path / "cal.npy", X)
+    text = refusal(invoke(tmp_path, calibration=tmp_path / "cal.npy"), InputError, tmp_path)
+    assert "a single array, not an archive" in text
+
+
+def test_an_unknown_profile(tmp_path: Path) -> None:
+    text = refusal(invoke(tmp_path, "--profile", "toaster"), InputError, tmp_path)
+    assert "there is no 'toaster'; choose from:" in text
+
+
+def test_a_version_that_no_tag_can_hold(tmp_path: Path) -> None:
+    assert "cannot be a version" in refusal(invoke(tmp_path, "--version", "1/2"), InputError, tmp_path)
+
+
+def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    result = invoke(tmp_path)
+    assert "something is already there" in str(result.exception)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_the_command_prints_the_table_and_warns_of_few_samples(packaged: Packaged, tmp_path: Path) -> None:
+    """The whole command with one profile and 20 calibration images."""
+    with np.load(packaged.request.calibration) as archive:
+        np.savez(tmp_path / "cal.npz", x=archive["x"][:20])
+    paths = {"calibration": tmp_path / "cal.npz", "evaluation": packaged.request.evaluation}
+    result = invoke(tmp_path, "--max-drop", "0.05", **paths)
+    assert result.exit_code == 0, result.exception
+    assert "only 20 calibration samples" in result.stderr
+    for text in ("litert-int8", "onnxruntime-int8", "openvino-int8", "ships", "digest   sha256:"):
+        assert text in result.stdout
+    assert (tmp_path / "out" / "index.json").exists()

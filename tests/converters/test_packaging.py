@@ -1,0 +1,124 @@
+"""The real flow on the digits model: every variant converted, run as shipped, gated and written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Packaged
+
+from edgefleet.errors import GateError
+from edgefleet.package.layout import Package
+from edgefleet.package.manifest import Layer, Manifest, VariantSpec
+from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.packaging import package
+from edgefleet_converters.progress import Stage
+from edgefleet_converters.score.infer import InferJob, infer
+from edgefleet_demo import digits
+from edgefleet_device_profiles import catalogue
+
+VARIANTS = ("litert-int8", "onnxruntime-int8", "openvino-int8")
+
+
+def variant(packaged: Packaged, name: str) -> tuple[Package, Manifest, VariantSpec]:
+    found = Package(packaged.result.folder)
+    manifests = [found.manifest(entry.digest) for entry in found.index.manifests]
+    manifest = next(manifest for manifest in manifests if found.spec(manifest).name == name)
+    return found, manifest, found.spec(manifest)
+
+
+def unpack(packaged: Packaged, name: str, folder: Path) -> Artefact:
+    """The variant's model files as a device would lay them out."""
+    found, manifest, spec = variant(packaged, name)
+    files = []
+    for layer in manifest.layers:
+        if layer.media_type == Layer.MODEL:
+            path = folder / (layer.annotations or {})["org.cncf.model.filepath"]
+            path.write_bytes(found.blobs.read(layer.digest, doing="test"))
+            files.append(path)
+    files.sort(key=lambda path: path.name != spec.model_file)
+    return Artefact(files=tuple(files), inputs=spec.inputs, outputs=spec.outputs)
+
+
+def test_the_package_opens_and_verifies(packaged: Packaged) -> None:
+    found = Package(packaged.result.folder)
+    found.verify()
+    assert (found.name, found.version, found.release) == ("digits", "1.0.0", 1)
+    assert found.digest == packaged.result.digest
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_accuracy_is_within_half_a_point_of_fp32(packaged: Packaged, name: str) -> None:
+    score = variant(packaged, name)[2].score
+    assert score is not None
+    assert score.samples == 540
+    assert score.reference >= 0.98
+    assert score.value >= score.reference - 0.005
+    assert score.agreement >= 0.99
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_inputs_and_outputs_stay_float32_under_the_source_names(packaged: Packaged, name: str) -> None:
+    _, manifest, spec = variant(packaged, name)
+    assert [(tensor.name, tensor.shape) for tensor in spec.inputs] == [("image", (1, 1, 8, 8))]
+    assert [(tensor.name, tensor.shape) for tensor in spec.outputs] == [("logits", (1, 10))]
+    assert spec.inputs[0].permutation == ((0, 2, 3, 1) if name.startswith("litert") else None)
+    assert spec.architectures == ("amd64", "arm64")
+    assert spec.runtime_version.startswith(">=")
+    # int8 weights: the fp32 model is four times as large.
+    model = sum(layer.size for layer in manifest.layers if layer.media_type == Layer.MODEL)
+    assert model < 0.4 * digits.model_path().stat().st_size
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_shipped_files_give_the_golden_outputs(packaged: Packaged, name: str, tmp_path: Path) -> None:
+    found, manifest, spec = variant(packaged, name)
+    layer = next(layer for layer in manifest.layers if layer.media_type == Layer.GOLDEN)
+    with np.load(io.BytesIO(found.blobs.read(layer.digest, doing="test"))) as golden:
+        inputs, outputs = golden["input:image"], golden["output:logits"]
+    assert inputs.shape == (8, 1, 1, 8, 8)
+    assert outputs.shape == (8, 1, 10)
+    assert inputs.dtype == outputs.dtype == np.float32
+    assert spec.golden.samples == 8
+    np.save(tmp_path / "samples.npy", inputs)
+    job = InferJob(
+        runtime=spec.runtime,
+        artefact=unpack(packaged, name, tmp_path),
+        samples=tmp_path / "samples.npy",
+        repeats=0,
+        outputs=tmp_path / "outputs.npy",
+    )
+    again = infer(job).outputs[:, np.newaxis]
+    assert np.abs(again - outputs).max() <= spec.golden.tolerance
+    # A tolerance that lets another answer through would prove nothing.
+    assert spec.golden.tolerance < 0.25 * np.ptp(outputs)
+
+
+def test_the_same_inputs_give_the_same_digest(packaged: Packaged, tmp_path: Path) -> None:
+    again = package(packaged.again(folder=tmp_path / "again"))
+    assert again.digest == packaged.result.digest
+
+
+def test_progress_tells_every_stage_and_job(packaged: Packaged) -> None:
+    stages = list(dict.fromkeys(event.stage for event in packaged.events))
+    assert stages == [Stage.INTAKE, Stage.CONVERT, Stage.SCORE, Stage.WRITE]
+    converted = [event for event in packaged.events if event.stage is Stage.CONVERT]
+    assert [(event.done, event.total) for event in converted] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_ranges_from_the_wrong_data_are_stopped_by_the_gate(
+    packaged: Packaged, digits_data: digits.Digits, tmp_path: Path
+) -> None:
+    """Calibration images a hundred times too dark: int8 clips everything, and nothing may be written."""
+    np.savez(tmp_path / "dark.npz", x=digits_data.train_x[:40] / np.float32(100))
+    request = packaged.again(
+        calibration=tmp_path / "dark.npz",
+        folder=tmp_path / "out",
+        profiles=(catalogue.load("raspberry-pi-5"),),
+    )
+    with pytest.raises(GateError) as caught:
+        package(request)
+    assert all(f"{name}: top-1 " in str(caught.value) for name in VARIANTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dark.npz"]
