@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import pytest
 
-from edgefleet_converters.packaging import PackageResult, Request, package
+from converters.packaged import Packaged
+from edgefleet_converters.packaging import Request, package
 from edgefleet_converters.progress import Event
 from edgefleet_demo import digits
 from edgefleet_device_profiles import catalogue
-
-
-@dataclass(frozen=True, slots=True)
-class Packaged:
-    """A finished packaging run, and how to ask for it again."""
-
-    request: Request
-    result: PackageResult
-    events: list[Event]
-
-    def again(self, **changes: object) -> Request:
-        """The same request with other fields."""
-        return replace(self.request, **changes)  # type: ignore[arg-type] # the test knows the fields
 
 
 @pytest.fixture(scope="session")

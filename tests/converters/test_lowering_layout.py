@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from onnx import helper
-from onnx_models import assert_same, build, operators, weights
+
+from converters.onnx_models import assert_same, build, operators, weights
 
 node = helper.make_node
 CONV = node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])

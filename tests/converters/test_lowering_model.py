@@ -11,8 +11,8 @@ import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import helper
-from onnx_models import build, conv, in_litert, in_onnxruntime, operators, weights
 
+from converters.onnx_models import build, conv, in_litert, in_onnxruntime, operators, weights
 from edgefleet.errors import UnsupportedError
 from edgefleet_converters.tflite import lower
 from edgefleet_converters.tflite.operators import FOLDED, OPERATORS

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from onnx_models import assert_same, build, conv, operators, weights
+
+from converters.onnx_models import assert_same, build, conv, operators, weights
 
 node = helper.make_node
 

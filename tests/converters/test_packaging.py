@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Packaged
 
+from converters.packaged import Packaged
 from edgefleet.errors import GateError
 from edgefleet.package.layout import Package
 from edgefleet.package.manifest import Layer, Manifest, VariantSpec

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from child_jobs import Number
 
+from converters.child_jobs import Number
 from edgefleet.errors import MissingExtraError, UnsupportedError
 from edgefleet_converters.child import ChildFailedError, call
 
 
 def run(name: str, timeout_s: float = 60.0) -> Number:
-    return call(f"child_jobs:{name}", Number(value=21), Number, timeout_s=timeout_s)
+    return call(f"converters.child_jobs:{name}", Number(value=21), Number, timeout_s=timeout_s)
 
 
 def test_a_result_comes_back_whatever_the_child_prints() -> None:

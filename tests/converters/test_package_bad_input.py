@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from conftest import Packaged
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from onnx_models import build
 
+from converters.onnx_models import build
+from converters.packaged import Packaged
 from edgefleet.errors import EdgefleetError, InputError, UnsupportedError
 from edgefleet_converters.cli import app
 from edgefleet_demo import digits
