@@ -182,7 +182,7 @@ class Agent:
     def _on_ack(self, _address: topics.Address, payload: bytes) -> None:
         ack = messages.Ack.decode(payload)
         if ack.enrolment_id == self.journal.entry.enrolment_id:
-            self._spool.acknowledged(ack.seq)
+            self._spool.acknowledged(ack.seq, time.monotonic())
 
     def _on_reply(self, _address: topics.Address, payload: bytes) -> None:
         reply = Reply.decode(payload)

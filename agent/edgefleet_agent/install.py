@@ -248,6 +248,8 @@ class Install:
             self._parts[slot_files.file_name(layer)] = (layer, part)
             start = end
         self._queue = list(self._parts)
+        # What lies here already was pulled before a restart that could not journal it.
+        self.pulled_bytes = max(self.pulled_bytes, sum(part.verified_bytes for _, part in self._parts.values()))
         self._pull = Pull(self._parts[self._queue[0]][1].missing, now)
 
     def _check_room(self, layers: list[Descriptor]) -> None:

@@ -5,6 +5,7 @@ Bounded: the oldest windows go first, events never. The broker's own acknowledge
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from edgefleet.protocol.messages import Event, Spooled, Telemetry, Window
 
 IN_FLIGHT = 100
 RESEND_AFTER_S = 10.0
+GAP_EVERY_S = 1.0
+
+log = logging.getLogger("edgefleet.agent")
 
 
 class Spool:
@@ -34,7 +38,9 @@ class Spool:
             # Numbers of the lost file must not come again: the clock is far above one a second.
             self._db.execute("INSERT INTO sqlite_sequence VALUES ('messages', ?)", (int(time.time()),))
         self._sent_to = 0
-        self._sent_at = 0.0
+        self._progress_at = 0.0
+        self._gap_at = 0.0
+        self._lost = 0
 
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
@@ -69,7 +75,16 @@ class Spool:
         self._add("event", event.model_dump_json())
 
     def _add(self, kind: str, body: str) -> None:
-        self._db.execute("INSERT INTO messages (kind, boot_id, body) VALUES (?, ?, ?)", (kind, self._boot_id, body))
+        try:
+            self._db.execute("INSERT INTO messages (kind, boot_id, body) VALUES (?, ?, ?)", (kind, self._boot_id, body))
+        except sqlite3.OperationalError as error:
+            # A full disk must not stop the inference: the gap is counted and said once there is room again.
+            self._lost += 1
+            log.warning("a %s could not be kept (%s)", kind, error)
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            self.add_event("telemetry_lost", f"{lost} windows or events could not be written to the spool")
         (held,) = self._db.execute("SELECT count(*) FROM messages").fetchone()
         if held > self._limit:
             self._db.execute(
@@ -78,10 +93,17 @@ class Spool:
                 (held - self._limit,),
             )
 
-    def acknowledged(self, seq: int) -> None:
-        """Delete what the server has committed."""
-        self._db.execute("DELETE FROM messages WHERE seq <= ?", (seq,))
-        self._sent_at = time.monotonic()
+    def acknowledged(self, seq: int, now: float) -> None:
+        """Delete what the server has committed.
+
+        An answer that does not move on means that it got a later message, but not the oldest one held here.
+        """
+        deleted = self._db.execute("DELETE FROM messages WHERE seq <= ?", (seq,)).rowcount
+        if deleted:
+            self._progress_at = now
+        elif now - self._gap_at > GAP_EVERY_S:
+            self._gap_at = now
+            self.restart()
 
     def restart(self) -> None:
         """After a reconnect everything that is left is sent again, in order."""
@@ -92,15 +114,17 @@ class Spool:
         (oldest, waiting) = self._db.execute(
             "SELECT min(seq), count(*) FROM messages WHERE seq <= ?", (self._sent_to,)
         ).fetchone()
-        if waiting and now - self._sent_at > RESEND_AFTER_S:
+        if waiting and now - self._progress_at > RESEND_AFTER_S:
             self._sent_to, waiting = 0, 0
+        if not waiting:
+            self._progress_at = now
         rows = self._db.execute(
             "SELECT seq, kind, boot_id, body FROM messages WHERE seq > ? ORDER BY seq LIMIT ?",
             (self._sent_to, max(0, IN_FLIGHT - waiting)),
         ).fetchall()
         for seq, kind, boot_id, body in rows:
             oldest = oldest or seq
-            self._sent_to, self._sent_at = seq, now
+            self._sent_to = seq
             yield self._message(seq, oldest, kind, boot_id, body)
 
     def _message(self, seq: int, oldest: int, kind: str, boot_id: str, body: str) -> Spooled:

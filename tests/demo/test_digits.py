@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from edgefleet_demo import digits
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+from edgefleet_demo import digits
 
 ALLOWED_OPS = {"Add", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "Relu"}
 
@@ -27,9 +28,7 @@ def model() -> onnx.ModelProto:
 
 def test_the_committed_split_is_the_stratified_one() -> None:
     split = json.loads((digits.DATA / "split.json").read_text(encoding="utf-8"))
-    train, heldout = train_test_split(
-        np.arange(1797), test_size=540, random_state=0, stratify=load_digits().target
-    )
+    train, heldout = train_test_split(np.arange(1797), test_size=540, random_state=0, stratify=load_digits().target)
     assert split == {"train": train.tolist(), "heldout": heldout.tolist()}
     assert sorted(split["train"] + split["heldout"]) == list(range(1797))
 
@@ -85,8 +84,7 @@ def test_the_model_holds_its_weights_and_no_trace_of_a_machine(model: onnx.Model
 
 def test_training_without_torch_ends_with_one_line_that_names_the_extra() -> None:
     without_torch = (
-        "import runpy, sys; sys.modules['torch'] = None; "
-        "runpy.run_module('edgefleet_demo.train', run_name='__main__')"
+        "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('edgefleet_demo.train', run_name='__main__')"
     )
     ended = subprocess.run([sys.executable, "-c", without_torch], capture_output=True, text=True, check=False)
     assert ended.returncode == 2

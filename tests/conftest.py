@@ -1,0 +1,24 @@
+"""What every test may use. Services that are missing skip a test with the reason, or fail it in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+REQUIRE_VARIABLE = "EDGEFLEET_REQUIRE_SERVICES"
+
+
+def need(present: bool, what: str) -> None:
+    """Skip when `what` is absent; fail instead where the environment promises that it is there."""
+    if present:
+        return
+    if os.environ.get(REQUIRE_VARIABLE):
+        pytest.fail(f"{what} is required here ({REQUIRE_VARIABLE} is set) and is absent")
+    pytest.skip(f"{what} is absent")
+
+
+@pytest.fixture(name="need")
+def _need() -> Callable[[bool, str], None]:
+    return need

@@ -1,0 +1,87 @@
+"""Brokers that cannot be reached: commands give up within 5 s, agents never do."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from edgefleet_demo import scene
+from edgefleet_demo.processes import EDGEFLEET, ProcessGroup, free_port
+from fleet_lab import Lab, write_lab_package
+
+PATIENCE_S = 5.0
+STARTING_S = 2.5  # the interpreter and its imports on a busy machine
+
+
+def run(*arguments: str) -> tuple[int, str, float]:
+    began = time.monotonic()
+    done = subprocess.run([*EDGEFLEET, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    lines = done.stderr.strip().splitlines()
+    return done.returncode, lines[-1] if lines else "", time.monotonic() - began
+
+
+def test_server_without_a_broker_fails_in_five_seconds(tmp_path: Path) -> None:
+    broker = f"127.0.0.1:{free_port()}"
+    code, line, took_s = run("server", "--data", str(tmp_path / "d"), "--fleet", "demo", "--broker", broker)
+    assert code == 6
+    assert line == (
+        f"edgefleet: connecting to the MQTT broker {broker}: Connection refused; "
+        "check that it runs and that the address is right"
+    )
+    assert took_s < PATIENCE_S + STARTING_S
+
+
+def test_deploy_without_a_broker_fails_in_five_seconds_and_records_nothing(lab: Lab, tmp_path: Path) -> None:
+    lab.start_agent("pi-1")
+    lab.wait_for_devices("pi-1")
+    package = write_lab_package(tmp_path / "p")
+    lab.broker_process.kill()
+    lab.wait(lambda: not (lab.store.server() or {"connected": 1})["connected"], "the server to notice")
+    code, line, took_s = run("deploy", str(package.folder), "--data", str(lab.data))
+    assert code == 6
+    assert line.startswith(f"edgefleet: deploying {package.folder}: the server cannot reach its MQTT broker")
+    assert took_s < PATIENCE_S + STARTING_S
+    assert lab.store.desired("pi-1") is None
+    assert not (lab.data / "blobs").exists()
+
+
+def test_deploy_without_a_server_says_so(lab: Lab, tmp_path: Path) -> None:
+    package = write_lab_package(tmp_path / "p")
+    lab.server.stop()
+    code, line, _ = run("deploy", str(package.folder), "--data", str(lab.data))
+    assert (code, "no server is running on" in line) == (6, True)
+
+
+def test_agent_without_a_broker_keeps_trying_and_says_so(tmp_path: Path) -> None:
+    port = free_port()
+    device = scene.DemoDevice("pi-1", "generic-x86-64")
+    settings = scene.write_settings(tmp_path, device, port, tmp_path / "none.npz")
+    with ProcessGroup(tmp_path / "logs") as group:
+        agent = group.start("agent", [*EDGEFLEET, "agent", "run", "--config", str(settings)])
+        deadline = time.monotonic() + 20
+        while agent.log_file.read_text().count("trying again in") < 3 and time.monotonic() < deadline:
+            assert agent.exit_code is None
+            time.sleep(0.05)
+        text = agent.log_file.read_text()
+    assert text.count(f"broker 127.0.0.1:{port}: Connection refused; trying again in") >= 3
+    assert agent.exit_code == 0
+
+
+def test_a_server_on_a_folder_that_is_taken(lab: Lab) -> None:
+    code, line, _ = run("server", "--data", str(lab.data), "--fleet", "demo", "--broker", lab.broker.address)
+    assert (code, "another server is running on it" in line) == (7, True)
+
+
+def test_deploying_to_an_unknown_device_names_those_there_are(lab: Lab, tmp_path: Path) -> None:
+    lab.start_agent("pi-1")
+    lab.wait_for_devices("pi-1")
+    package = write_lab_package(tmp_path / "p")
+    code, line, _ = run("deploy", str(package.folder), "--data", str(lab.data), "--to", "pi-2")
+    assert (code, line.endswith("pi-2 is not a device here; there are: pi-1")) == (2, True)
+    assert lab.store.desired("pi-1") is None
+
+
+def test_a_folder_that_is_no_package(lab: Lab, tmp_path: Path) -> None:
+    code, line, _ = run("deploy", str(tmp_path), "--data", str(lab.data))
+    assert (code, line.startswith(f"edgefleet: opening the package {tmp_path}: ")) == (2, True)

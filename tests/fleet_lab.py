@@ -1,0 +1,191 @@
+"""A fleet of real processes for tests: broker, server, agents, and packages made without the converters.
+
+Nothing here asserts; waiting is by looking at the server's store, with a limit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from edgefleet.package.layout import Package, write_package
+from edgefleet.package.manifest import Golden, TensorSpec, VariantFiles, VariantSpec
+from edgefleet.server import control
+from edgefleet.server.service import STORE_FILE
+from edgefleet.server.store import DeviceRow, Store
+from edgefleet_demo import broker as brokers
+from edgefleet_demo import scene
+from edgefleet_demo.processes import EDGEFLEET, Process, ProcessGroup
+from edgefleet_device_profiles.profile import Precision, Runtime
+
+PROFILE = "generic-x86-64"
+PATIENCE_S = 45.0
+
+
+def write_model(path: Path, hidden: int, seed: int) -> None:
+    """A two-layer network over 1x1x8x8 with random weights: 296 bytes of weights per hidden unit."""
+    rng = np.random.default_rng(seed)
+    shapes = {"w1": (64, hidden), "w2": (hidden, 10)}
+    weights = [
+        numpy_helper.from_array((rng.standard_normal(shape) / 8).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w1"], ["hidden"]),
+        helper.make_node("Relu", ["hidden"], ["active"]),
+        helper.make_node("MatMul", ["active", "w2"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 10])
+    graph = helper.make_graph(nodes, "lab", [image], [logits], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+def write_lab_package(
+    folder: Path, *, hidden: int = 64, version: str = "1.0.0", release: int = 1, seed: int = 0, wrong: bool = False
+) -> Package:
+    """A package with one ONNX Runtime variant; `wrong` golden outputs make its self-test fail."""
+    folder.mkdir(parents=True)
+    model = folder / "model.onnx"
+    write_model(model, hidden, seed)
+    inputs = np.random.default_rng(1).random((4, 1, 1, 8, 8), dtype=np.float32)
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    outputs = np.stack([session.run(None, {"image": sample})[0] for sample in inputs])
+    golden = folder / "golden.npz"
+    arrays: dict[str, Any] = {"input:image": inputs, "output:logits": outputs + (1000.0 if wrong else 0.0)}
+    np.savez(golden, **arrays)
+    spec = VariantSpec(
+        name="onnxruntime-int8",
+        runtime=Runtime.ONNXRUNTIME,
+        precision=Precision.INT8,
+        runtime_version=">=1.20",
+        model_file=model.name,
+        inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 1, 8, 8)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(1, 10)),),
+        golden=Golden(samples=4, tolerance=0.01),
+        architectures=("amd64",),
+    )
+    target = folder / "package"
+    write_package(target, name="lab", version=version, release=release, variants=[VariantFiles(spec, (model,), golden)])
+    return Package(target)
+
+
+@dataclass
+class Lab:
+    """One fleet below one folder."""
+
+    folder: Path
+    group: ProcessGroup
+    broker: brokers.Broker
+    broker_process: Process
+    server: Process
+    store: Store
+    rate_limit_mb_per_s: float | None = None
+
+    @property
+    def data(self) -> Path:
+        """The server's folder."""
+        return self.folder / "server"
+
+    def start_server(self) -> Process:
+        """Start (again) the server."""
+        self.server = self.group.start("server", server_command(self.data, self.broker, self.rate_limit_mb_per_s))
+        return self.server
+
+    def start_agent(
+        self, name: str, *, port: int | None = None, state_folder: Path | None = None, label: str | None = None
+    ) -> Process:
+        """Start an agent; the same name again goes on in the same state folder unless another is named."""
+        source = self.folder / "inputs.npz"
+        if not source.exists():
+            rng = np.random.default_rng(2)
+            np.savez(source, x=rng.random((32, 1, 8, 8), dtype=np.float32), y=np.zeros(32, np.int64))
+        device = scene.DemoDevice(name, PROFILE)
+        folder = self.folder / "agents" / (label or name)
+        settings = scene.write_settings(folder, device, port or self.broker.port, source, window_s=0.5)
+        if state_folder is not None:
+            text = settings.read_text().replace('state_folder = "state"', f'state_folder = "{state_folder}"')
+            settings.write_text(text)
+        return self.group.start(label or name, [*EDGEFLEET, "agent", "run", "--config", str(settings)])
+
+    def state_folder(self, name: str) -> Path:
+        """Where an agent keeps its state."""
+        return self.folder / "agents" / name / name / "state"
+
+    def deploy(self, package: Package, selector: str = "all") -> dict[str, int]:
+        """Record a deployment, as the command does; returns device → generation."""
+        control.import_package(package, self.data)
+        return control.deploy(self.store, scene.FLEET, package, selector, time.time())[1]
+
+    def device(self, name: str) -> DeviceRow:
+        """A device's row; it must have said hello."""
+        row = self.store.device(name)
+        if row is None:
+            raise AssertionError(f"{name} never said hello")
+        return row
+
+    def wait(self, ready: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
+        """Wait until something holds; raises AssertionError with the ends of the logs when it does not."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if time.monotonic() > deadline:
+                logs = (self.folder / "logs").glob("*.log")
+                ends = "\n".join(f"== {log.name}\n{log.read_text()[-1500:]}" for log in logs)
+                raise AssertionError(f"{what}: not within {timeout_s} s\n{ends}")
+            time.sleep(0.02)
+
+    def wait_for_devices(self, *names: str) -> None:
+        """Wait until devices have said hello."""
+        self.wait(lambda: all(self.store.device(name) for name in names), f"hello of {names}")
+
+    def wait_for_outcomes(self, generations: dict[str, int]) -> dict[str, str]:
+        """Wait until every generation has ended; returns device → outcome."""
+        self.wait(
+            lambda: all(self.store.outcome(device, generation) for device, generation in generations.items()),
+            f"outcomes of {generations}",
+        )
+        ended = {device: self.store.outcome(device, generation) for device, generation in generations.items()}
+        return {device: str(outcome[0]) for device, outcome in ended.items() if outcome}
+
+
+class LabOpener(Protocol):
+    """Opens a lab that is closed with its test."""
+
+    def __call__(
+        self, kind: brokers.BrokerKind = brokers.BrokerKind.MOSQUITTO, rate_limit_mb_per_s: float | None = None
+    ) -> Lab:
+        """Open one."""
+        ...
+
+
+def server_command(data: Path, broker: brokers.Broker, rate_limit_mb_per_s: float | None) -> list[str]:
+    """Command line of a server."""
+    command = [*EDGEFLEET, "server", "--data", str(data), "--fleet", scene.FLEET, "--broker", broker.address]
+    return command + ([] if rate_limit_mb_per_s is None else ["--rate-limit", str(rate_limit_mb_per_s)])
+
+
+def open_lab(
+    folder: Path, group: ProcessGroup, kind: brokers.BrokerKind, rate_limit_mb_per_s: float | None = None
+) -> Lab:
+    """Start a broker and a server, and wait until the server is connected."""
+    broker = brokers.prepare(folder / "broker", scene.FLEET, kind)
+    broker_process = broker.start(group)
+    data = folder / "server"
+    server = group.start("server", server_command(data, broker, rate_limit_mb_per_s))
+    deadline = time.monotonic() + PATIENCE_S
+    while not (data / STORE_FILE).exists():
+        if time.monotonic() > deadline or server.exit_code is not None:
+            raise AssertionError(f"the server did not start: {server.last_line()}")
+        time.sleep(0.02)
+    lab = Lab(folder, group, broker, broker_process, server, Store(data / STORE_FILE), rate_limit_mb_per_s)
+    lab.wait(lambda: bool((row := lab.store.server()) and row["connected"]), "the server's connection")
+    return lab

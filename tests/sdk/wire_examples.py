@@ -1,0 +1,144 @@
+"""One example of every message class; `tests/golden` holds their bytes."""
+
+from __future__ import annotations
+
+from edgefleet.protocol.messages import (
+    Accuracy,
+    Ack,
+    Action,
+    ActiveVariant,
+    Deployment,
+    Desired,
+    DeviceState,
+    EstimatedPower,
+    Event,
+    Facts,
+    Latency,
+    MeasuredPower,
+    Message,
+    Online,
+    Progress,
+    Reply,
+    Request,
+    RequestKind,
+    State,
+    Status,
+    Telemetry,
+    Window,
+)
+from edgefleet_device_profiles.detect import MachineFacts
+from edgefleet_device_profiles.profile import Runtime
+
+INDEX = "sha256:" + "1" * 64
+MANIFEST = "sha256:" + "2" * 64
+BLOB = "sha256:" + "3" * 64
+
+DEPLOYMENT = Deployment(
+    deployment_id="digits-1.2.0-0a1b2c3d",
+    package="digits",
+    version="1.2.0",
+    release=7,
+    index_digest=INDEX,
+    selector="pi-kitchen,nuc-cellar",
+)
+DESIRED = Desired(
+    fleet="home",
+    device="pi-kitchen",
+    enrolment_id="e1",
+    generation=1_750_000_000,
+    action=Action.INSTALL,
+    deployment=DEPLOYMENT,
+    valid_until=1_750_600_000.5,
+    install_timeout_s=3600.0,
+)
+FACTS = Facts(
+    enrolment_id="e1",
+    boot_id="b1",
+    connection=3,
+    agent_version="0.1.0",
+    profile="raspberry-pi-5",
+    simulated=True,
+    simulated_reason="the processor is amd64, the profile's is arm64",
+    machine=MachineFacts(
+        architecture="amd64",
+        cpu_model="Some CPU @ 2.0GHz",
+        cores=2,
+        memory_mib=2048,
+        board=None,
+        serial="10000000deadbeef",
+        os="Größe Linux",
+        python="3.11.7",
+        runtimes={Runtime.ONNXRUNTIME: "1.22.0"},
+    ),
+)
+ACTIVE = ActiveVariant(
+    digest=MANIFEST, index_digest=INDEX, name="onnxruntime-int8", runtime="onnxruntime", precision="int8"
+)
+STATE = DeviceState(
+    enrolment_id="e1",
+    generation=1_750_000_000,
+    state=State.FAILED,
+    reason="self-test: it ended with exit code 1",
+    active=ACTIVE,
+    progress=Progress(verified_bytes=61440, total_bytes=61441),
+    pulled_bytes=122_880,
+    bad_blocks=1,
+)
+REQUEST = Request(
+    req_id="3-14",
+    kind=RequestKind.BLOCKS,
+    digest=BLOB,
+    blocks=((0, 4), (9, 1)),
+    credit_bytes=5 * 61440,
+    fresh=True,
+)
+WINDOW = Window(
+    started_at=1_750_000_100.25,
+    duration_s=10.5,
+    digest=MANIFEST,
+    count=200,
+    errors=1,
+    latency=Latency(p50_ms=1.5, p90_ms=2.25),
+    accuracy=Accuracy(correct=190, labelled=200),
+    power=MeasuredPower(watts=3.5, scope="package"),
+)
+ESTIMATED_WINDOW = WINDOW.model_copy(
+    update={
+        "latency": Latency(p50_ms=None, p90_ms=None, reason="3 runs: p50 needs 7 runs, p90 needs 64 runs"),
+        "accuracy": None,
+        "power": EstimatedPower(
+            watts=4.5, low_w=2.7, high_w=12.0, scope="board_input", reason="the board is simulated"
+        ),
+    }
+)
+
+
+def telemetry(seq: int, oldest_seq: int = 1, window: Window = WINDOW, enrolment_id: str = "e1") -> Telemetry:
+    return Telemetry(enrolment_id=enrolment_id, boot_id="b1", seq=seq, oldest_seq=oldest_seq, window=window)
+
+
+def event(seq: int, oldest_seq: int = 1, enrolment_id: str = "e1") -> Event:
+    return Event(
+        enrolment_id=enrolment_id,
+        boot_id="b1",
+        seq=seq,
+        oldest_seq=oldest_seq,
+        at=1_750_000_000.0 + seq,
+        kind="accepted",
+        text=f"event {seq}",
+    )
+
+
+EXAMPLES: dict[str, Message] = {
+    "ack": Ack(enrolment_id="e1", seq=42),
+    "deployment": DEPLOYMENT,
+    "desired": DESIRED,
+    "device_state": STATE,
+    "event": event(12, 11),
+    "facts": FACTS,
+    "online": Online(online=False, connection=3),
+    "reply": Reply(req_id="3-1", status=Status.OK, part=1, parts=2, body=b"\x00\xff\xfe\xfb?>"),
+    "request": REQUEST,
+    "telemetry": telemetry(13, 11),
+    "telemetry_estimated": telemetry(14, 11, ESTIMATED_WINDOW),
+}
