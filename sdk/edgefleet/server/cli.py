@@ -6,7 +6,6 @@ Commands work on the server's data folder, on the machine that the server runs o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,11 @@ from edgefleet.errors import EdgefleetError, InputError, TransportError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgefleet.server.store import DeviceRow, Store
+    from edgefleet.server.store import DeviceTelemetry, Store
 
 BROKER_PATIENCE_S = 5.0
 FOLLOW_EVERY_S = 0.2
+PIPE_COLUMNS = 160
 
 _data = click.option(
     "--data",
@@ -99,7 +99,9 @@ def list_devices(data: Path) -> None:
     from rich.console import Console
 
     store = _open_store(data, "listing the fleet")
-    Console().print(fleet_table(store))
+    console = Console()
+    # Into a file or a pipe nothing is cut.
+    (console if console.is_terminal else Console(width=PIPE_COLUMNS)).print(fleet_table(store))
 
 
 def _open_store(data: Path, doing: str) -> Store:
@@ -164,48 +166,31 @@ def follow(store: Store, generations: dict[str, int], timeout_s: float) -> dict[
     return failed | dict.fromkeys(open_ones, f"not finished within {timeout_s:g} s")
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def _accuracy(correct: int, labelled: int) -> str:
-    return "–" if not labelled else f"{correct / labelled:.2%}"
-
-
-def _power(watts: float | None, source: str | None, scope: str | None) -> str:
-    return "–" if watts is None else f"{watts:.2f} W {source} ({scope})"
-
-
-_COLUMNS: dict[str, Callable[[DeviceRow, Store], str]] = {
-    "device": lambda row, _: row.device,
-    "profile": lambda row, _: f"{row.profile or '–'}{' (simulated)' if row.simulated else ''}",
-    "online": lambda row, _: "yes" if row.online else "no",
-    "state": lambda row, _: f"{row.state or '–'}{f': {row.reason}' if row.reason else ''}",
-    "variant": lambda row, _: row.variant or "–",
-    "pulled": lambda row, _: f"{row.pulled_bytes / 1000:.1f} kB",
-}
-_TELEMETRY_COLUMNS = ("inferences", "accuracy", "p50 ms", "p90 ms", "power")
+def _telemetry_cells(seen: DeviceTelemetry) -> list[str]:
+    accuracy = f"{seen.correct / seen.labelled:.2%}" if seen.labelled else "–"
+    p50, p90 = ("–" if value is None else f"{value:.3f}" for value in (seen.p50_ms, seen.p90_ms))
+    power = "–" if seen.watts is None else f"{seen.watts:.2f} W\n{seen.power_source}\n{seen.power_scope}"
+    return [accuracy, f"{p50} p50\n{p90} p90", power]
 
 
 def fleet_table(store: Store) -> Table:
-    """The fleet as a rich table, one row per device."""
+    """The fleet as a rich table: one row per device, in 80 columns."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="fleet")
-    for name in (*_COLUMNS, *_TELEMETRY_COLUMNS):
-        table.add_column(name)
-    for row in store.devices():
-        cells = [cell(row, store) for cell in _COLUMNS.values()]
-        if row.digest is None:
-            table.add_row(*cells)
-            continue
-        seen = store.telemetry(row.device, row.digest)
-        table.add_row(
-            *cells,
-            str(seen.inferences),
-            _accuracy(seen.correct, seen.labelled),
-            _number(seen.p50_ms, ".3f"),
-            _number(seen.p90_ms, ".3f"),
-            _power(seen.watts, seen.power_source, seen.power_scope),
-        )
+    rows = store.devices()
+    caption = "* simulated: the host is not that board" if any(row.simulated for row in rows) else None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    for heading in ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "latency ms", "power"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        cells = [
+            f"{row.device}\n  {row.profile}{'*' if row.simulated else ''}",
+            f"{row.state or 'waiting'}{'' if row.online else ', offline'}\n{row.variant or '–'}",
+        ]
+        seen = None if row.digest is None else store.telemetry(row.device, row.digest)
+        cells.append(f"{row.pulled_bytes / 1000:.1f} kB\n{seen.inferences if seen else 0}")
+        table.add_row(*cells, *([] if seen is None else _telemetry_cells(seen)))
+        if row.reason:
+            table.add_row("", row.reason)
     return table

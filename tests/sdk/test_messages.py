@@ -1,0 +1,208 @@
+"""The messages: golden bytes, and nothing but MessageError for whatever a peer sends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from edgefleet.protocol import messages
+from edgefleet.protocol.messages import Message, MessageError, Online, Reply, Request, RequestKind, Spooled, Status
+from sdk.wire_examples import BLOB, EXAMPLES
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CLASSES = sorted({type(message) for message in EXAMPLES.values()}, key=lambda cls: cls.__name__)
+
+
+def subclasses(cls: type[Message]) -> set[type[Message]]:
+    found = set(cls.__subclasses__())
+    return found.union(*(subclasses(each) for each in found))
+
+
+def golden(name: str) -> bytes:
+    return (GOLDEN / f"{name}.json").read_bytes().removesuffix(b"\n")
+
+
+def test_every_message_class_has_golden_bytes_and_no_golden_file_is_left_over() -> None:
+    assert set(CLASSES) == subclasses(Message) - {Spooled}
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_golden_bytes(name: str) -> None:
+    message = EXAMPLES[name]
+    assert message.encode() == golden(name)
+    assert type(message).decode(golden(name)) == message
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_unknown_fields_are_ignored(name: str) -> None:
+    def with_more(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {**{key: with_more(each) for key, each in value.items()}, "from_the_future": [1, {"a": None}]}
+        return value
+
+    content = json.loads(golden(name))
+    if name == "facts":  # machine.runtimes is a mapping of runtimes: unknown keys there are tested below
+        runtimes = content["machine"]["runtimes"]
+        content = with_more(content)
+        content["machine"]["runtimes"] = runtimes
+    else:
+        content = with_more(content)
+    assert type(EXAMPLES[name]).decode(json.dumps(content).encode()) == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("version", [2, 0, "1", None])
+def test_another_major_version_is_refused(name: str, version: object) -> None:
+    content = json.loads(golden(name)) | {"v": version}
+    with pytest.raises(MessageError, match=rf"^{type(EXAMPLES[name]).__name__}: v: "):
+        type(EXAMPLES[name]).decode(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_field_without_a_default_is_needed(name: str) -> None:
+    cls = type(EXAMPLES[name])
+    for field in (name for name, info in cls.model_fields.items() if info.is_required()):
+        content = json.loads(golden(name))
+        del content[field]
+        with pytest.raises(MessageError, match=field):
+            cls.decode(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("desired", {"device": "../pi"}),
+        ("desired", {"device": "pi\n"}),
+        ("desired", {"fleet": "Home"}),
+        ("desired", {"action": "format-disk"}),
+        ("desired", {"generation": -1}),
+        ("desired", {"install_timeout_s": 0}),
+        ("deployment", {"index_digest": "sha256:../../etc"}),
+        ("device_state", {"state": "exploded"}),
+        ("request", {"digest": "sha256:" + "g" * 64}),
+        ("request", {"blocks": [[-1, 1]]}),
+        ("request", {"blocks": [[0, 0]]}),
+        ("request", {"blocks": [[0]]}),
+        ("request", {"credit_bytes": 4 * 1024 * 1024 + 1}),
+        ("request", {"req_id": "r" * 65}),
+        ("reply", {"parts": 0}),
+        ("reply", {"body": "not base64 !"}),
+        ("event", {"seq": 0}),
+        ("event", {"oldest_seq": 0}),
+        ("telemetry", {"window": None}),
+        ("online", {"connection": -1}),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, changes: dict[str, object]) -> None:
+    content = json.loads(golden(name)) | changes
+    with pytest.raises(MessageError):
+        type(EXAMPLES[name]).decode(json.dumps(content).encode())
+
+
+def test_power_is_measured_or_estimated_and_nothing_else() -> None:
+    content = json.loads(golden("telemetry"))
+    content["window"]["power"]["source"] = "guessed"
+    with pytest.raises(MessageError):
+        messages.Telemetry.decode(json.dumps(content).encode())
+    content["window"]["power"] = {"source": "estimated", "watts": 3.0, "scope": "package"}
+    with pytest.raises(MessageError, match="low_w"):
+        messages.Telemetry.decode(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("event", "seq"), ("event", "oldest_seq"), ("telemetry", "seq"), ("online", "connection"),
+        ("facts", "connection"), ("device_state", "generation"), ("device_state", "pulled_bytes"), ("ack", "seq"),
+        ("desired", "generation"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_store_can_hold_are_refused_at_the_wire(name: str, field: str) -> None:
+    """SQLite holds 64-bit integers: one device's number must not end the server's transaction."""
+    content = json.loads(golden(name)) | {field: 2**63}
+    with pytest.raises(MessageError, match=field):
+        type(EXAMPLES[name]).decode(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused_at_the_wire(value: str) -> None:
+    """SQLite stores NaN as NULL: the row would be dropped, and its number would never be acknowledged."""
+    payload = golden("event").replace(b"1750000012.0", value.encode())
+    assert payload != golden("event")
+    with pytest.raises(MessageError, match="at"):
+        messages.Event.decode(payload)
+
+
+def test_the_reason_is_one_line_whatever_the_peer_wrote() -> None:
+    content = json.loads(golden("facts"))
+    content["machine"]["runtimes"] = {"a\nb": "1"}
+    with pytest.raises(MessageError) as caught:
+        messages.Facts.decode(json.dumps(content).encode())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(CLASSES), st.binary())
+@example(Online, b"[" * 100_000)
+@example(Online, b'{"online": true, "connection": 1')
+@example(Online, b"\xff\xfe")
+@example(Reply, b'{"req_id": "\\ud800", "status": "ok"}')
+def test_arbitrary_bytes_raise_nothing_but_a_message_error(cls: type[Message], payload: bytes) -> None:
+    with pytest.raises(MessageError):
+        cls.decode(payload)
+
+
+@given(st.data())
+def test_a_message_with_one_odd_value_raises_nothing_but_a_message_error(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(EXAMPLES)))
+    content = json.loads(golden(name))
+    field = data.draw(st.sampled_from(sorted(content)))
+    content[field] = data.draw(JSON)
+    cls = type(EXAMPLES[name])
+    try:
+        decoded = cls.decode(json.dumps(content).encode())
+    except MessageError as error:
+        assert str(error).startswith(f"{cls.__name__}: ")  # noqa: PT017 - either outcome is right
+    else:
+        assert cls.decode(decoded.encode()).encode() == decoded.encode()
+
+
+@given(st.binary(max_size=2000))
+def test_a_reply_carries_any_bytes(body: bytes) -> None:
+    reply = Reply(req_id="1-1", status=Status.OK, body=body)
+    assert Reply.decode(reply.encode()).body == body
+
+
+def test_a_full_part_fits_every_broker() -> None:
+    reply = Reply(req_id="9" * 64, status=Status.OK, part=1023, parts=1024, body=b"\xff" * messages.REPLY_PART_BYTES)
+    assert len(reply.encode()) < 64 * 1024 - 512
+
+
+def test_a_full_request_decodes_as_it_was() -> None:
+    blocks = tuple((2 * place, 1) for place in range(68))
+    request = Request(
+        req_id="1-1", kind=RequestKind.BLOCKS, digest=BLOB, blocks=blocks, credit_bytes=messages.MAX_CREDIT_BYTES
+    )
+    assert Request.decode(request.encode()) == request
+
+
+def test_messages_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        EXAMPLES["online"].v = 1
+
+
+def test_terminal_states_are_the_ones_that_end_a_generation() -> None:
+    in_progress = {"idle", "resolving", "selecting", "downloading", "verifying", "self_test", "activating"}
+    assert {state.value for state in messages.State if state not in messages.TERMINAL_STATES} == in_progress
