@@ -170,27 +170,27 @@ def _telemetry_cells(seen: DeviceTelemetry) -> list[str]:
     accuracy = f"{seen.correct / seen.labelled:.2%}" if seen.labelled else "–"
     p50, p90 = ("–" if value is None else f"{value:.3f}" for value in (seen.p50_ms, seen.p90_ms))
     power = "–" if seen.watts is None else f"{seen.watts:.2f} W\n{seen.power_source}\n{seen.power_scope}"
-    return [accuracy, f"{p50} p50\n{p90} p90", power]
+    return [accuracy, f"{p50}\n{p90}", power]
 
 
 def fleet_table(store: Store) -> Table:
-    """The fleet as a rich table: one row per device, in 80 columns."""
+    """The fleet as a rich table: one row per device, in 80 columns; what is wrong stands below it."""
     from rich import box
     from rich.table import Table
 
     rows = store.devices()
-    caption = "* simulated: the host is not that board" if any(row.simulated for row in rows) else None
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    for heading in ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "latency ms", "power"):
+    notes = [f"{row.device}: {row.reason}" for row in rows if row.reason]
+    notes += ["* simulated: the host is not that board"] if any(row.simulated for row in rows) else []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.caption, table.caption_justify = "\n".join(notes), "left"
+    for heading in ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power"):
         table.add_column(heading, no_wrap=True)
     for row in rows:
-        cells = [
-            f"{row.device}\n  {row.profile}{'*' if row.simulated else ''}",
-            f"{row.state or 'waiting'}{'' if row.online else ', offline'}\n{row.variant or '–'}",
-        ]
         seen = None if row.digest is None else store.telemetry(row.device, row.digest)
-        cells.append(f"{row.pulled_bytes / 1000:.1f} kB\n{seen.inferences if seen else 0}")
-        table.add_row(*cells, *([] if seen is None else _telemetry_cells(seen)))
-        if row.reason:
-            table.add_row("", row.reason)
+        table.add_row(
+            f"{row.device}\n  {row.profile}{'*' if row.simulated else ''}",
+            f"{row.state or 'waiting'}\n{row.variant or '–'}{'' if row.online else f'{chr(10)}offline'}",
+            f"{row.pulled_bytes / 1000:.1f} kB\n{seen.inferences if seen else 0}",
+            *([] if seen is None else _telemetry_cells(seen)),
+        )
     return table
