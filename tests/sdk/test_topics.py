@@ -98,7 +98,13 @@ def test_topics_beside_the_table_are_ignored(rest: str) -> None:
     assert topics.parse(FLEET, f"edgefleet/1/home/{rest}") is None
 
 
-@given(NAMES, NAMES, st.sampled_from(TopicName), st.integers(0, 999_999_999), st.from_regex(r"[0-9a-f]{12}", fullmatch=True))
+@given(
+    NAMES,
+    NAMES,
+    st.sampled_from(TopicName),
+    st.integers(0, 999_999_999),
+    st.from_regex(r"[0-9a-f]{12}", fullmatch=True),
+)
 def test_round_trip_for_any_names(fleet: str, device: str, name: TopicName, piece: int, sha12: str) -> None:
     assert topics.check_name("device", device) == device
     address = topics.parse(fleet, topics.topic_for(fleet, name, device, sha12=sha12, piece=piece))
