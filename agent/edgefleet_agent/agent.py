@@ -9,9 +9,7 @@ import fcntl
 import logging
 import time
 from collections.abc import Callable
-from typing import IO, Any
-
-from pydantic import ValidationError
+from typing import IO
 
 from edgefleet.errors import BusyError, StorageError
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing
@@ -19,14 +17,15 @@ from edgefleet.protocol import messages, topics
 from edgefleet.protocol.messages import ActiveVariant, DeviceState, Reply, Request, State, Status, Window
 from edgefleet.protocol.topics import TOPICS, Role, TopicName
 from edgefleet_agent import facts as device_facts
-from edgefleet_agent import lifecycle, supervise
+from edgefleet_agent import lifecycle
 from edgefleet_agent.acceptance import Verdict, judge
+from edgefleet_agent.inference import Inference
 from edgefleet_agent.install import Install, InstallError
 from edgefleet_agent.journal import Journal
 from edgefleet_agent.lifecycle import IN_PROGRESS, Trigger
 from edgefleet_agent.power import open_meter
 from edgefleet_agent.settings import Settings
-from edgefleet_agent.slots import SlotDamagedError, Slots
+from edgefleet_agent.slots import Slots
 from edgefleet_agent.supervise import Worker
 from edgefleet_agent.telemetry import Spool
 
@@ -35,8 +34,6 @@ SPOOL_FILE = "spool.sqlite"
 POLL_S = 0.1
 STATE_EVERY_S = 0.25
 JOURNAL_EVERY_S = 5.0
-WORKER_BACKOFF_CAP_S = 60.0
-WORKER_STABLE_S = 30.0
 
 log = logging.getLogger("edgefleet.agent")
 
@@ -47,6 +44,7 @@ class Agent:
     def __init__(self, settings: Settings) -> None:
         """Read the folder; raises BusyError when another agent has it, StorageError when it cannot be used."""
         self.settings = settings
+        self.profile = device_facts.load_profile(settings.profile)
         folder = settings.state_folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,19 +57,15 @@ class Agent:
                 error.strerror or str(error),
                 "check the disk and its permissions",
             ) from error
-        self.profile = device_facts.load_profile(settings.profile)
         entry = self.journal.entry
         self._facts = device_facts.gather(settings.root, self.profile, entry.enrolment_id, entry.connection)
-        spool = folder / SPOOL_FILE
-        self._spool = Spool(spool, entry.enrolment_id, self._facts.boot_id, settings.telemetry.spool_messages)
-        self._meter = open_meter(settings.root, self.profile, simulated=self._facts.simulated)
+        boot_id, limit = self._facts.boot_id, settings.telemetry.spool_messages
+        self._spool = Spool(folder / SPOOL_FILE, entry.enrolment_id, boot_id, limit)
+        meter = open_meter(settings.root, self.profile, simulated=self._facts.simulated)
+        self._inference = Inference(settings, self._slots, meter, self)
         self._install: Install | None = None
-        self._worker: Worker | None = None
-        self._worker_started = 0.0
-        self._worker_next = 0.0
-        self._worker_failures = 0
         self._requests = 0
-        self._published: tuple[float, bytes] = (0.0, b"")
+        self._published: tuple[float, DeviceState | None] = (0.0, None)
         self._journalled_at = time.monotonic()
         self._refused: str | None = None
         self.connection = Connection(
@@ -94,31 +88,31 @@ class Agent:
         self._restore()
         try:
             while not stop() and self._refused is None:
-                self.connection.poll(POLL_S, {worker.fileno(): _nothing for worker in self._children()})
+                self.connection.poll(POLL_S, {worker.fileno(): _nothing for worker in self._workers()})
                 self.tick(time.monotonic())
         finally:
             self._shut_down()
         if self._refused is not None:
+            found, _, remedy = self._refused.partition("; ")
             raise BusyError(
-                f"connecting as the device {self.settings.device}", self._refused.partition(";")[0],
-                self._refused.partition("; ")[2] or "choose another device name",
-            )  # fmt: skip
+                f"connecting as the device {self.settings.device}", found, remedy or "choose another device name"
+            )
 
     def tick(self, now: float) -> None:
         """One turn of the loop."""
         self._advance_install(now)
-        self._watch_worker(now)
+        self._inference.tick(self.journal.entry.active, now)
         self._send_spooled(now)
         self._publish_state(now)
 
-    def _children(self) -> list[Worker]:
-        running = [] if self._worker is None else [self._worker]
-        return running + ([] if self._install is None else self._install.workers())
+    def _workers(self) -> list[Worker]:
+        return self._inference.workers() + ([] if self._install is None else self._install.workers())
 
     def _shut_down(self) -> None:
-        for worker in self._children():
-            worker.stop()
-        self._send(TopicName.ONLINE, messages.Online(online=False, connection=self.journal.entry.connection))
+        self._inference.stop()
+        if self._install is not None:
+            self._install.close()
+        self._send(TopicName.ONLINE, self._presence(online=False))
         self.connection.close()
         self._spool.close()
         self._lock.close()
@@ -126,46 +120,44 @@ class Agent:
     # Start -------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        """Go on where the journal says: verify what was committed, take up an installation that was cut off."""
-        for damage in (self.journal.damage, self._spool.damage):
-            if damage:
-                self.note("damage", damage)
+        """Take up an installation that was cut off; what was committed is verified when its worker starts."""
+        if self.journal.damage:
+            self.note("damage", self.journal.damage)
         entry = self.journal.entry
-        if entry.active is not None:
-            try:
-                self._slots.check(entry.active.digest)
-            except SlotDamagedError as error:
-                self.note("slot_damaged", str(error))
-                entry_state = {
-                    "state": State.NO_MODEL,
-                    "reason": f"the committed variant is damaged: {error}",
-                }
-                changes = {} if entry.state in IN_PROGRESS else entry_state
-                self.journal.record(active=None, **changes)
         if entry.state in IN_PROGRESS and entry.desired is not None:
-            self._start_install(entry.desired)
+            self.journal.note(state=State.RESOLVING)
+            self._start_install(entry.desired, resumed=True)
+
+    def slot_damaged(self, reason: str) -> None:
+        """The committed variant cannot run: without it the device has no model, and says so."""
+        self.note("slot_damaged", reason)
+        if self.journal.entry.state in IN_PROGRESS:
+            self.journal.note(active=None)
+        else:
+            why = f"the committed variant is damaged: {reason}"
+            self.journal.note(active=None, state=State.NO_MODEL, reason=why)
 
     # Messages ----------------------------------------------------------------------------------------
 
     def _will(self) -> Outgoing:
         """Asked before each connect: the counter is on disk before the broker can know it."""
-        connection = self.journal.entry.connection + 1
-        try:
-            self.journal.record(connection=connection)
-        except StorageError as error:
-            log.warning("%s", error)
-        self._facts = self._facts.model_copy(update={"connection": connection})
-        return self._outgoing(TopicName.ONLINE, messages.Online(online=False, connection=connection))
+        self.journal.note(connection=self.journal.entry.connection + 1)
+        self._facts = self._facts.model_copy(update={"connection": self.journal.entry.connection})
+        return self._outgoing(TopicName.ONLINE, self._presence(online=False))
+
+    def _presence(self, *, online: bool) -> messages.Online:
+        entry = self.journal.entry
+        return messages.Online(online=online, enrolment_id=entry.enrolment_id, connection=entry.connection)
 
     def _hello(self) -> None:
         self._send(TopicName.FACTS, self._facts)
-        self._send(TopicName.ONLINE, messages.Online(online=True, connection=self._facts.connection))
-        self._published = (0.0, b"")
+        self._send(TopicName.ONLINE, self._presence(online=True))
+        self._published = (0.0, None)
         self._spool.restart()
         if self._install is not None:
             self._install.on_connected()
 
-    def _receive(self, topic: str, payload: bytes) -> None:
+    def _receive(self, topic: str, payload: bytes, _retained: bool) -> None:
         address = topics.parse(self.settings.fleet, topic)
         if address is None or address.device != self.settings.device:
             return
@@ -181,8 +173,7 @@ class Agent:
 
     def _on_ack(self, _address: topics.Address, payload: bytes) -> None:
         ack = messages.Ack.decode(payload)
-        if ack.enrolment_id == self.journal.entry.enrolment_id:
-            self._spool.acknowledged(ack.seq, time.monotonic())
+        self._spool.acknowledged(ack.spool_id, ack.seq, time.monotonic())
 
     def _on_reply(self, _address: topics.Address, payload: bytes) -> None:
         reply = Reply.decode(payload)
@@ -203,9 +194,9 @@ class Agent:
             desired, self.settings.fleet, self.settings.device, entry.enrolment_id, entry.desired, time.time()
         )
         if verdict is Verdict.REPORT_AGAIN:
-            self._published = (0.0, b"")
+            self._published = (0.0, None)
         elif verdict is Verdict.REFUSE:
-            self.note("desired_refused", reason)
+            log.warning("desired state refused: %s", reason)
         elif verdict is Verdict.ACCEPT:
             self._accept(desired)
 
@@ -225,22 +216,28 @@ class Agent:
         log.info("%s: %s", kind, text)
         self._spool.add_event(kind, text)
 
+    def add_window(self, window: Window) -> None:
+        """Keep a telemetry window."""
+        self._spool.add_window(window)
+
     def _accept(self, desired: messages.Desired) -> None:
         """Journal before acting; a newer generation replaces an installation that is under way."""
-        if self._install is not None:
-            self._install.close(discard=False)
-            self._install = None
         state = lifecycle.after(self.journal.entry.state, Trigger.ACCEPTED)
-        self.journal.record(
-            desired=desired, state=state, reason=None, progress=None, pulled_bytes=0, bad_blocks=0, elapsed_s=0.0
-        )
+        changes = {"desired": desired, "state": state, "reason": None, "progress": None}
+        try:
+            self.journal.record(**changes, pulled_bytes=0, bad_blocks=0, elapsed_s=0.0)
+        except StorageError as error:
+            # Not accepted: what runs runs on, and the server sends it again.
+            log.warning("generation %d is not begun: %s", desired.generation, error)
+            return
+        if self._install is not None:
+            self._install.close()
         self.note("accepted", f"generation {desired.generation}: {desired.deployment.deployment_id}")
-        self._start_install(desired)
+        self._start_install(desired, resumed=False)
 
-    def _start_install(self, desired: messages.Desired) -> None:
-        active, runtimes = self.journal.entry.active, self._facts.machine.runtimes
-        digest = active.digest if active else None
-        self._install = Install(desired, self.profile, runtimes, self._slots, self, digest)
+    def _start_install(self, desired: messages.Desired, *, resumed: bool) -> None:
+        runtimes = self._facts.machine.runtimes
+        self._install = Install(desired, self.profile, runtimes, self._slots, self, resumed=resumed)
         self._install.pulled_bytes = self.journal.entry.pulled_bytes
         self._install.bad_blocks = self.journal.entry.bad_blocks
 
@@ -253,8 +250,6 @@ class Agent:
             self._journal_progress(install, now)
             if install.state is State.ACTIVATING:
                 self._activate(install)
-            elif install.state is State.COMMITTED:
-                self._end(State.COMMITTED, None)
         except InstallError as error:
             self._fail(str(error))
         except StorageError as error:
@@ -263,19 +258,15 @@ class Agent:
     def _journal_progress(self, install: Install, now: float) -> None:
         """Each new state, and the time spent every few seconds."""
         entry = self.journal.entry
-        due = now - self._journalled_at > JOURNAL_EVERY_S
-        if install.state is not entry.state or due:
-            elapsed_s = entry.elapsed_s + min(now - self._journalled_at, JOURNAL_EVERY_S * 2)
-            self._journalled_at = now
-            self.journal.record(
-                state=install.state,
-                pulled_bytes=install.pulled_bytes,
-                bad_blocks=install.bad_blocks,
-                elapsed_s=elapsed_s,
-            )
-            limit_s = install.desired.install_timeout_s
-            if elapsed_s > limit_s and install.state in IN_PROGRESS and install.state is not State.ACTIVATING:
-                raise InstallError(f"not finished within {limit_s:.0f} s of running time")
+        if install.state is entry.state and now - self._journalled_at < JOURNAL_EVERY_S:
+            return
+        elapsed_s = entry.elapsed_s + min(now - self._journalled_at, JOURNAL_EVERY_S * 2)
+        self._journalled_at = now
+        changes = {"pulled_bytes": install.pulled_bytes, "bad_blocks": install.bad_blocks, "elapsed_s": elapsed_s}
+        self.journal.record(state=install.state, **changes)
+        limit_s = install.desired.install_timeout_s
+        if elapsed_s > limit_s and install.state is not State.ACTIVATING:
+            raise InstallError(f"not finished within {limit_s:.0f} s of running time")
 
     def _activate(self, install: Install) -> None:
         """Switch the slot, then say so: after a crash in between the installation is taken up again."""
@@ -292,91 +283,32 @@ class Agent:
             self._slots.activate(active.digest)
         except OSError as error:
             raise InstallError(f"activation: {error.strerror or error}") from error
-        install.state = lifecycle.after(install.state, Trigger.DONE)
-        self._end(install.state, None, active=active)
-        self._slots.collect(active.digest)
-        self._stop_worker()
-        self._worker_failures, self._worker_next = 0, 0.0
+        self._end(install, lifecycle.after(install.state, Trigger.DONE), None, active=active)
+        self.note("committed", install.spec.name)
 
     def _fail(self, reason: str) -> None:
         """End the installation; what was committed before still runs."""
-        if self._install is None:
+        if (install := self._install) is None:
             return
         previous = self.journal.entry.active is not None
         trigger = Trigger.FAILED_WITH_PREVIOUS if previous else Trigger.FAILED_WITHOUT_PREVIOUS
-        state = lifecycle.after(self._install.state, trigger)
-        self._install.close(discard=True)
+        self._end(install, lifecycle.after(install.state, trigger), reason)
         self.note("install_failed", reason)
-        try:
-            self._end(state, reason)
-        except StorageError as error:
-            log.warning("%s", error)
-            self._install = None
 
-    def _end(self, state: State, reason: str | None, **changes: Any) -> None:
-        install = self._install
-        if install is not None:
-            self.journal.record(
-                state=state,
-                reason=reason,
-                progress=install.progress,
-                pulled_bytes=install.pulled_bytes,
-                bad_blocks=install.bad_blocks,
-                **changes,
-            )
-            self._install = None
-            if state is State.COMMITTED and install.spec is not None:
-                self.note("committed", f"{install.spec.name}")
-
-    # Inference ---------------------------------------------------------------------------------------
-
-    def _watch_worker(self, now: float) -> None:
-        """Keep a worker running on the committed variant; take what it says."""
-        active = self.journal.entry.active
-        if self._worker is None:
-            if active is not None and now >= self._worker_next:
-                self._start_worker(active, now)
-            return
-        said, ended = self._worker.messages()
-        for message in said:
-            self._on_worker(message)
-        if ended:
-            lived_s = now - self._worker_started
-            self._worker_failures = 1 if lived_s > WORKER_STABLE_S else self._worker_failures + 1
-            wait_s = min(WORKER_BACKOFF_CAP_S, 2.0 ** (self._worker_failures - 1))
-            self._worker_next = now + wait_s
-            self.note("worker_ended", f"{self._worker.exit_reason()}; starting again in {wait_s:.0f} s")
-            self._stop_worker()
-
-    def _start_worker(self, active: ActiveVariant, now: float) -> None:
-        try:
-            spec = self._slots.check(active.digest)
-        except SlotDamagedError as error:
-            self.note("slot_damaged", str(error))
-            self.journal.record(active=None, state=State.NO_MODEL, reason=f"the committed variant is damaged: {error}")
-            return
-        slot = self._slots.path(active.digest)
-        self._worker = supervise.inference(slot, spec, self.settings.source, self.settings.telemetry.window_s)
-        self._worker_started = now
-        self._meter.window()
-
-    def _stop_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-
-    def _on_worker(self, message: dict[str, Any]) -> None:
-        active = self.journal.entry.active
-        if message["kind"] == "failed":
-            self.note("worker_failed", message["reason"])
-        elif message["kind"] == "window" and active is not None:
-            power = self._meter.window()
-            try:
-                window = Window.model_validate({**message, "digest": active.digest, "power": power})
-            except ValidationError as error:
-                log.warning("window dropped: %s", error)
-                return
-            self._spool.add_window(window)
+    def _end(self, install: Install, state: State, reason: str | None, **changes: ActiveVariant) -> None:
+        """Give the disk back, and remember the outcome even when the disk refuses to: it is written later."""
+        install.close()
+        self._install = None
+        active = changes.get("active", self.journal.entry.active)
+        self._slots.collect(active.digest if active else None)
+        self.journal.note(
+            state=state,
+            reason=reason,
+            progress=install.progress,
+            pulled_bytes=install.pulled_bytes,
+            bad_blocks=install.bad_blocks,
+            **changes,
+        )
 
     # Outgoing ----------------------------------------------------------------------------------------
 
@@ -390,15 +322,12 @@ class Agent:
     def _publish_state(self, now: float) -> None:
         """Publish the state when it changed; while only the progress changes, four times a second at most."""
         at, before = self._published
+        if not self.connection.connected or (self._install is not None and now - at < STATE_EVERY_S):
+            return
+        self.journal.retry()
         state = self._state()
-        content = state.encode()
-        if content == before or not self.connection.connected:
-            return
-        same_step = before and DeviceState.decode(before).state is state.state
-        if same_step and now - at < STATE_EVERY_S:
-            return
-        if self._send(TopicName.STATE, state):
-            self._published = (now, content)
+        if state != before and self._send(TopicName.STATE, state):
+            self._published = (now, state)
 
     def _state(self) -> DeviceState:
         entry, install = self.journal.entry, self._install

@@ -14,10 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgefleet.package.digest import BLOCK_BYTES, DIGEST_BYTES, block_count, block_digests
-from edgefleet.protocol.messages import MAX_CREDIT_BYTES
+from edgefleet.protocol.messages import MAX_CREDIT_BYTES, MAX_RANGES
 from edgefleet.protocol.topics import PIECE_UNIT_BYTES
+from edgefleet.retry import backoff_s
 
-FIRST_CREDIT_BYTES = 4 * BLOCK_BYTES
+FIRST_CREDIT_BYTES = BLOCK_BYTES
+# What a line is taken to carry before it was measured: GPRS on a bad day.
+ASSUMED_BYTES_PER_S = 8000.0
 CREDIT_SECONDS = 2.0
 STALL_S = 2.0
 STALL_INTERVALS = 4
@@ -48,6 +51,8 @@ class PartFile:
             raise
         done = enumerate(block_digests(path)) if existing else []
         self.verified = {block for block, raw in done if raw == self._digest(block)}
+        self.verified_bytes = sum(self.block_size(block) for block in self.verified)
+        """Bytes on disk that match their digests."""
 
     def _digest(self, block: int) -> bytes:
         return self._digests[block * DIGEST_BYTES : (block + 1) * DIGEST_BYTES]
@@ -60,11 +65,6 @@ class PartFile:
     def missing(self) -> list[int]:
         """Blocks not yet verified, in order."""
         return [block for block in range(block_count(self.size_bytes)) if block not in self.verified]
-
-    @property
-    def verified_bytes(self) -> int:
-        """Bytes on disk that match their digests."""
-        return sum(self.block_size(block) for block in self.verified)
 
     def add(self, piece: int, content: bytes) -> tuple[int, bool | None] | None:
         """Take the piece at offset `piece` × 15 KiB.
@@ -80,7 +80,11 @@ class PartFile:
         size = self.block_size(block)
         if not content or inside + len(content) > size:
             return None
-        pieces = self._pieces.setdefault(block, {})
+        # Another hub may cut its pieces larger or smaller: what the new one overlaps is replaced.
+        kept = self._pieces.get(block, {}).items()
+        end = inside + len(content)
+        pieces = {start: old for start, old in kept if start + len(old) <= inside or start >= end}
+        self._pieces[block] = pieces
         pieces[inside] = content
         if sum(map(len, pieces.values())) < size:
             return block, None
@@ -91,6 +95,7 @@ class PartFile:
         if os.pwrite(self._stream.fileno(), whole, block * BLOCK_BYTES) != size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.verified.add(block)
+        self.verified_bytes += size
         return block, True
 
     def abandon(self) -> None:
@@ -108,7 +113,8 @@ class Pull:
 
     def __init__(self, missing: Iterable[int], now: float) -> None:
         """`missing` are the blocks wanted, in order."""
-        self._todo = list(missing)[::-1]
+        # Insertion order is the order of asking; a dict finds and removes in constant time.
+        self._todo = dict.fromkeys(missing)
         self._asked: dict[int, int] = {}
         self._bad: dict[int, int] = {}
         self._fresh = True
@@ -132,9 +138,13 @@ class Pull:
 
     @property
     def stall_s(self) -> float:
-        """Silence after which what was asked for counts as lost; doubles with each stall in a row, at most 60 s."""
-        quiet_s = max(STALL_S, STALL_INTERVALS * self._interval_s)
-        return float(min(STALL_CAP_S, quiet_s * 2**self._stalls))
+        """Silence after which what was asked for counts as lost; doubles with each stall in a row, at most 60 s.
+
+        A slow line is not a stall: a block may take as long as the measured (or assumed) rate says.
+        """
+        block_s = BLOCK_BYTES / (self._rate_bytes_per_s or ASSUMED_BYTES_PER_S)
+        quiet_s = max(STALL_S, STALL_INTERVALS * self._interval_s, block_s)
+        return backoff_s(self._stalls + 1, quiet_s, max(STALL_CAP_S, quiet_s))
 
     def next_request(self, now: float, jitter: float | None = None) -> tuple[list[tuple[int, int]], bool] | None:
         """(block ranges to name, fresh) when it is time to ask, else None.
@@ -154,8 +164,10 @@ class Pull:
     def _take(self, now: float) -> tuple[list[tuple[int, int]], bool]:
         free = self.credit_bytes - sum(self._asked.values())
         chosen: list[int] = []
-        while self._todo and (free >= BLOCK_BYTES or not (chosen or self._asked)):
-            chosen.append(self._todo.pop())
+        while self._todo and len(chosen) < MAX_RANGES and (free >= BLOCK_BYTES or not (chosen or self._asked)):
+            block = next(iter(self._todo))
+            del self._todo[block]
+            chosen.append(block)
             free -= BLOCK_BYTES
         self._asked.update(dict.fromkeys(chosen, BLOCK_BYTES))
         self._asked_at = now
@@ -164,27 +176,30 @@ class Pull:
 
     def received(self, block: int, verified: bool | None, size: int, now: float) -> bool:
         """Account for a piece of `size` bytes; False when the block was bad too often to go on."""
-        self._measure(size, now)
-        self._stalls = 0
+        self.alive(size, now)
         if verified is None:
             return True
         self._asked.pop(block, None)
         if verified:
-            if block in self._todo:
-                self._todo.remove(block)
+            self._todo.pop(block, None)
             return True
         self._bad[block] = self._bad.get(block, 0) + 1
-        if block not in self._todo:
-            self._todo.append(block)
+        self._todo[block] = None
         return self._bad[block] < MAX_BAD_PER_BLOCK
+
+    def alive(self, size: int, now: float) -> None:
+        """A piece of this blob came, wanted or not: the line works."""
+        self._measure(size, now)
+        self._stalls = 0
 
     def reconnected(self) -> None:
         """What was in flight is gone with the old connection: ask again at once."""
         self._lose_all()
         self._last_piece_at = None
+        self._stalls = 0
 
     def _lose_all(self) -> None:
-        self._todo += sorted(self._asked, reverse=True)
+        self._todo = dict.fromkeys(sorted(self._asked)) | self._todo
         self._asked.clear()
         self._fresh = True
 

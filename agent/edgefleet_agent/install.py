@@ -8,10 +8,9 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
-
-from pydantic import ValidationError
 
 from edgefleet import selection
 from edgefleet.package.digest import DIGEST_BYTES, block_count
@@ -55,7 +54,7 @@ class Host(Protocol):
 
 
 class Install:
-    """One installation in progress; `state` says where, `slot_digest` what became of it."""
+    """One installation in progress; `state` says where it is, `candidate` and `spec` what it installs."""
 
     def __init__(
         self,
@@ -64,9 +63,10 @@ class Install:
         runtimes: Mapping[Runtime, str],
         slots: Slots,
         host: Host,
-        active_digest: str | None,
+        *,
+        resumed: bool,
     ) -> None:
-        """`active_digest` is the variant that runs now, if any: when it is the one wanted, nothing is done."""
+        """`resumed`: it was begun before a restart, so what lies on disk was pulled for it."""
         self.desired = desired
         self.state = State.RESOLVING
         self.candidate: selection.Candidate | None = None
@@ -77,14 +77,15 @@ class Install:
         self._runtimes = runtimes
         self._slots = slots
         self._host = host
-        self._active_digest = active_digest
+        self._resumed = resumed
         self._fetch = Fetch(desired.deployment.index_digest)
         self._manifest: Manifest | None = None
         self._manifest_bytes = b""
         self._parts: dict[str, tuple[Descriptor, PartFile]] = {}
         self._queue: list[str] = []
         self._pull: Pull | None = None
-        self._block_requests: set[str] = set()
+        # A late refusal of an older request says nothing new.
+        self._block_requests: deque[str] = deque(maxlen=16)
         self._tester: Worker | None = None
         self._tester_deadline = 0.0
         self._steps: dict[State, Callable[[float], None]] = {
@@ -104,12 +105,16 @@ class Install:
             return
         try:
             step(now)
+        except InstallError:
+            raise
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InstallError(f"insufficient_storage: {self._storage(error)}") from error
-            raise InstallError(f"storage: {error.strerror or error}") from error
-        except (ValidationError, ValueError) as error:
+            raise _storage_failure(error) from error
+        except ValueError as error:
             raise InstallError(f"invalid package: {str(error).splitlines()[0]}") from error
+        except Exception as error:
+            # Whatever a package holds, it must not end the agent: the running variant would end with it.
+            log.exception("installing %s", self.desired.deployment.deployment_id)
+            raise InstallError(f"internal: {type(error).__name__}: {error}") from error
 
     def on_connected(self) -> None:
         """What was asked for before is lost."""
@@ -143,8 +148,9 @@ class Install:
         try:
             result = part.add(piece, content)
         except OSError as error:
-            raise InstallError(f"insufficient_storage: {self._storage(error)}") from error
+            raise _storage_failure(error) from error
         if result is None:
+            self._pull.alive(len(content), now)
             return
         block, verified = result
         if verified is False:
@@ -153,14 +159,11 @@ class Install:
         if not self._pull.received(block, verified, len(content), now):
             raise InstallError(f"block {block} of {name} came damaged again and again")
 
-    def close(self, *, discard: bool) -> None:
-        """Stop what runs; `discard` throws away what was pulled (to give the disk back)."""
-        if self._tester is not None:
-            self._tester.stop()
+    def close(self) -> None:
+        """Stop what runs; what was pulled stays on disk."""
+        self._stop_tester()
         for _, part in self._parts.values():
             part.abandon()
-        if discard and self.candidate is not None:
-            self._slots.discard(self.candidate.digest)
 
     def workers(self) -> list[Worker]:
         """Child processes to listen to."""
@@ -204,10 +207,6 @@ class Install:
         self._advance(Trigger.DONE)
 
     def _select(self, now: float) -> None:
-        candidate = self._chosen()
-        if candidate.digest == self._active_digest:
-            self._advance(Trigger.ALREADY_ACTIVE)
-            return
         if self._manifest is None and (spec := self._on_disk()) is not None:
             self._advance(Trigger.ALREADY_ON_DISK)
             self._start_self_test(spec, now)
@@ -226,7 +225,7 @@ class Install:
         self._advance(Trigger.DONE)
 
     def _on_disk(self) -> VariantSpec | None:
-        """The variant's spec when a restart came between its verification and its activation."""
+        """The variant's spec when it is verified on disk: it runs now, or a restart came before its activation."""
         try:
             return self._slots.check(self._chosen().digest)
         except SlotDamagedError:
@@ -237,7 +236,10 @@ class Install:
         candidate, manifest = self._chosen(), self._known_manifest()
         layers = slot_files.layers_to_pull(manifest)
         staging = self._slots.staging(candidate.digest)
-        (staging / slot_files.file_name(slot_files.blocks_layer(manifest))).write_bytes(digests)
+        if not layers:
+            raise InstallError("invalid package: the variant has no layers")
+        if len({slot_files.file_name(layer) for layer in layers}) < len(layers):
+            raise InstallError("invalid package: two layers have the same file name")
         if len(digests) != DIGEST_BYTES * sum(block_count(layer.size) for layer in layers):
             raise InstallError("invalid package: the block digests do not fit the layers")
         self._check_room(layers)
@@ -248,8 +250,9 @@ class Install:
             self._parts[slot_files.file_name(layer)] = (layer, part)
             start = end
         self._queue = list(self._parts)
-        # What lies here already was pulled before a restart that could not journal it.
-        self.pulled_bytes = max(self.pulled_bytes, sum(part.verified_bytes for _, part in self._parts.values()))
+        if self._resumed:
+            # A kill leaves no time to journal what was pulled last; what lies here was.
+            self.pulled_bytes = max(self.pulled_bytes, sum(part.verified_bytes for _, part in self._parts.values()))
         self._pull = Pull(self._parts[self._queue[0]][1].missing, now)
 
     def _check_room(self, layers: list[Descriptor]) -> None:
@@ -275,7 +278,7 @@ class Install:
         layer, part = self._parts[name]
         credit = sum(part.block_size(first + step) for first, count in blocks for step in range(count))
         req_id = self._host.next_req_id()
-        self._block_requests.add(req_id)
+        self._block_requests.append(req_id)
         self._host.request(Request(
             req_id=req_id,
             kind=RequestKind.BLOCKS,
@@ -289,16 +292,18 @@ class Install:
         for _, part in self._parts.values():
             part.close()
         try:
-            self._slots.finish(self._chosen().digest, self._manifest_bytes)
-            self.spec = self._slots.check(self._chosen().digest)
+            spec = self._slots.finish(self._chosen().digest, self._manifest_bytes)
         except SlotDamagedError as error:
             raise InstallError(f"verification: {error}") from error
         self._advance(Trigger.DONE)
-        self._start_self_test(self.spec, now)
+        self._start_self_test(spec, now)
 
     def _start_self_test(self, spec: VariantSpec, now: float) -> None:
         self.spec = spec
-        self._tester = start_self_test(self._slots.path(self._chosen().digest), spec)
+        try:
+            self._tester = start_self_test(self._slots.path(self._chosen().digest), spec)
+        except OSError as error:
+            raise InstallError(f"self-test: no process could be started ({error.strerror or error})") from error
         self._tester_deadline = now + SELF_TEST_TIMEOUT_S
 
     def _self_test(self, now: float) -> None:
@@ -337,5 +342,7 @@ class Install:
             raise InstallError("internal: no manifest was fetched")
         return self._manifest
 
-    def _storage(self, error: OSError) -> str:
-        return error.strerror or str(error)
+
+def _storage_failure(error: OSError) -> InstallError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return InstallError(f"{'insufficient_storage' if full else 'storage'}: {error.strerror or error}")

@@ -5,6 +5,7 @@ It is written before acting. It holds no rules.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from pathlib import Path
 
@@ -15,6 +16,21 @@ from edgefleet.errors import StorageError
 from edgefleet.protocol.messages import ActiveVariant, Desired, Progress, State
 
 FILE_NAME = "journal.json"
+IDENTITY_FILE = "enrolment-id"
+
+log = logging.getLogger("edgefleet.agent")
+
+
+def _enrolment_id(folder: Path) -> str:
+    """Who this agent is: made once, in a file of its own that is never written again. Raises OSError."""
+    path = folder / IDENTITY_FILE
+    try:
+        if found := path.read_text(encoding="ascii").strip():
+            return found
+    except (FileNotFoundError, UnicodeDecodeError):
+        pass
+    durable.write_file(path, secrets.token_hex(8).encode())
+    return path.read_text(encoding="ascii")
 
 
 class Entry(BaseModel):
@@ -47,26 +63,45 @@ class Journal:
         """Read it, or begin one; a damaged one is set aside and begun anew with the reason kept in `damage`."""
         self._path = folder / FILE_NAME
         self.damage: str | None = None
+        self._unwritten = False
+        enrolment_id = _enrolment_id(folder)
         try:
             self.entry = Entry.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
-            self.entry = Entry(enrolment_id=secrets.token_hex(8))
+            self.entry = Entry(enrolment_id=enrolment_id)
             self.record()
         except (OSError, ValidationError) as error:
             self.damage = f"the journal could not be read ({type(error).__name__}); it was kept as journal.damaged"
             self._path.replace(self._path.with_suffix(".damaged"))
-            self.entry = Entry(enrolment_id=secrets.token_hex(8))
+            self.entry = Entry(enrolment_id=enrolment_id)
             self.record()
 
     def record(self, **changes: object) -> None:
-        """Change fields and put the whole entry on disk; raises StorageError, and the old file stays."""
+        """Change fields and put the whole entry on disk; raises StorageError, and nothing has changed then."""
         entry = self.entry.model_copy(update=changes)
+        self._write(entry)
+        self.entry, self._unwritten = entry, False
+
+    def note(self, **changes: object) -> None:
+        """Change fields; when the disk refuses they hold in memory, and `retry` writes them later."""
+        self.entry, self._unwritten = self.entry.model_copy(update=changes), True
+        self.retry()
+
+    def retry(self) -> None:
+        """Write what could not be written before."""
+        if not self._unwritten:
+            return
+        try:
+            self._write(self.entry)
+        except StorageError as error:
+            log.warning("%s", error)
+        else:
+            self._unwritten = False
+
+    def _write(self, entry: Entry) -> None:
         try:
             durable.write_file(self._path, entry.model_dump_json().encode())
         except OSError as error:
             raise StorageError(
-                f"writing the journal {self._path}",
-                error.strerror or str(error),
-                "free some space on that disk",
+                f"writing the journal {self._path}", error.strerror or str(error), "free some space on that disk"
             ) from error
-        self.entry = entry

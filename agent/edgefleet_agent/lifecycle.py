@@ -17,10 +17,8 @@ class Trigger(StrEnum):
     """A desired state with a new generation was accepted."""
     DONE = "done"
     """The state's work is done."""
-    ALREADY_ACTIVE = "already_active"
-    """The wanted variant is the one that runs."""
     ALREADY_ON_DISK = "already_on_disk"
-    """The wanted variant is verified on disk: a restart came before its activation."""
+    """The wanted variant is verified on disk: it runs now, or a restart came before its activation."""
     FAILED_WITH_PREVIOUS = "failed_with_previous"
     """The work failed; a committed variant still runs."""
     FAILED_WITHOUT_PREVIOUS = "failed_without_previous"
@@ -49,7 +47,6 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
     (State.SELF_TEST, Trigger.ACCEPTED): State.RESOLVING,
     (State.RESOLVING, Trigger.DONE): State.SELECTING,
     (State.SELECTING, Trigger.DONE): State.DOWNLOADING,
-    (State.SELECTING, Trigger.ALREADY_ACTIVE): State.COMMITTED,
     (State.SELECTING, Trigger.ALREADY_ON_DISK): State.SELF_TEST,
     (State.DOWNLOADING, Trigger.DONE): State.VERIFYING,
     (State.VERIFYING, Trigger.DONE): State.SELF_TEST,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from edgefleet.package.digest import digest_of
 from edgefleet.protocol.messages import Reply
+from edgefleet.retry import backoff_s
 
 RETRY_S = 2.0
 RETRY_CAP_S = 60.0
@@ -34,8 +35,8 @@ class Fetch:
     def asked(self, req_id: str, now: float) -> None:
         """A request was sent; the next follows after 2 s, doubling up to 60 s."""
         self._req_id, self._parts = req_id, {}
-        self._next_at = now + min(RETRY_CAP_S, RETRY_S * 2.0**self._tries)
         self._tries += 1
+        self._next_at = now + backoff_s(self._tries, RETRY_S, RETRY_CAP_S)
 
     def reconnected(self) -> None:
         """Ask again at once."""

@@ -6,10 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgefleet.errors import InputError
-from edgefleet.protocol.topics import NAME_PATTERN
+from edgefleet.protocol.topics import NAME_PATTERN, SERVER_USER
 
 
 class _Section(BaseModel):
@@ -52,6 +52,13 @@ class Settings(_Section):
     root: Path = Path("/")
     """Where /proc and /sys are found."""
 
+    @field_validator("device")
+    @classmethod
+    def _is_not_the_servers(cls, value: str) -> str:
+        if value == SERVER_USER:
+            raise ValueError("the server connects by this name")
+        return value
+
 
 def load(path: Path) -> Settings:
     """Read and check a settings file; relative paths are relative to it; raises InputError."""
@@ -61,6 +68,8 @@ def load(path: Path) -> Settings:
         settings = Settings.model_validate(values)
     except OSError as error:
         raise InputError(doing, error.strerror or str(error), "name a readable TOML file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(doing, "it is not UTF-8 text", "name a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(doing, f"it is not TOML ({error})", "correct that line") from error
     except ValidationError as error:
@@ -69,4 +78,6 @@ def load(path: Path) -> Settings:
         raise InputError(doing, f"{where}: {first['msg']}", "compare with edgefleet-agent.toml") from error
     folder = path.parent
     source = settings.source.model_copy(update={"path": folder / settings.source.path})
-    return settings.model_copy(update={"state_folder": folder / settings.state_folder, "source": source})
+    return settings.model_copy(
+        update={"state_folder": folder / settings.state_folder, "source": source, "root": folder / settings.root}
+    )

@@ -5,7 +5,6 @@ A folder appears under `slots/` only when every file in it matched its digest. I
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -56,39 +55,36 @@ class Slots:
         """Part file of a layer."""
         return staging / f"{file_name(layer)}.part"
 
-    def finish(self, digest: str, manifest_bytes: bytes) -> Path:
-        """Make a slot of a staging folder whose part files are complete; raises SlotDamagedError, OSError."""
-        staging = self.staging(digest)
-        manifest = Manifest.model_validate_json(manifest_bytes)
-        for layer in manifest.layers:
-            part, final = self.part(staging, layer), staging / file_name(layer)
-            if part.exists():
-                if digest_of_file(part) != layer.digest:
-                    part.unlink()
-                    raise SlotDamagedError(f"{final.name} does not match its digest")
-                part.replace(final)
+    def finish(self, digest: str, manifest_bytes: bytes) -> VariantSpec:
+        """Make a slot of a staging folder whose part files are complete; each file is hashed once, here.
+
+        Raises SlotDamagedError (the file that does not match is gone then) or OSError.
+        """
+        staging, slot = self.staging(digest), self.path(digest)
+        for layer in layers_to_pull(Manifest.model_validate_json(manifest_bytes)):
+            part = self.part(staging, layer)
+            if digest_of_file(part) != layer.digest:
+                part.unlink()
+                raise SlotDamagedError(f"{file_name(layer)} does not match its digest")
+            part.replace(staging / file_name(layer))
         durable.write_file(staging / MANIFEST_FILE, manifest_bytes)
-        self._check(staging, digest)
-        slot = self.path(digest)
+        spec = _read_spec(staging)
         shutil.rmtree(slot, ignore_errors=True)
         staging.rename(slot)
         durable.sync_folder(self._slots)
-        return slot
+        return spec
 
     def check(self, digest: str) -> VariantSpec:
         """Re-hash a slot; returns its spec or raises SlotDamagedError."""
-        return self._check(self.path(digest), digest)
-
-    @staticmethod
-    def _check(slot: Path, digest: str) -> VariantSpec:
+        slot = self.path(digest)
         try:
             content = (slot / MANIFEST_FILE).read_bytes()
             if digest_of(content) != digest:
                 raise SlotDamagedError(f"{MANIFEST_FILE} does not match its digest")
-            for layer in Manifest.model_validate_json(content).layers:
+            for layer in layers_to_pull(Manifest.model_validate_json(content)):
                 if digest_of_file(slot / file_name(layer)) != layer.digest:
                     raise SlotDamagedError(f"{file_name(layer)} does not match its digest")
-            return VariantSpec.model_validate(json.loads((slot / SETTINGS_FILE).read_bytes()))
+            return _read_spec(slot)
         except (OSError, ValueError) as error:
             raise SlotDamagedError(str(error)) from error
 
@@ -100,15 +96,27 @@ class Slots:
         link.replace(self._current)
         durable.sync_folder(self._current.parent)
 
-    def discard(self, digest: str) -> None:
-        """Throw a staging folder away."""
-        shutil.rmtree(self._staging / digest.removeprefix("sha256:")[:32], ignore_errors=True)
-
-    def collect(self, keep: str) -> None:
-        """Remove every slot but one, and everything half assembled."""
+    def collect(self, keep: str | None, assembling: str | None = None) -> None:
+        """Remove every slot but one, and everything half assembled but one; both are manifest digests."""
+        kept_slot = None if keep is None else self.path(keep)
+        kept_staging = None if assembling is None else self._staging / self.path(assembling).name
         for folder in (*self._slots.iterdir(), *self._staging.iterdir()):
-            if folder != self.path(keep):
+            if folder not in (kept_slot, kept_staging):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_spec(slot: Path) -> VariantSpec:
+    """The spec of a folder whose files are verified; raises SlotDamagedError or OSError."""
+    try:
+        spec = VariantSpec.model_validate_json((slot / SETTINGS_FILE).read_bytes())
+        layers = layers_to_pull(Manifest.model_validate_json((slot / MANIFEST_FILE).read_bytes()))
+    except ValueError as error:
+        raise SlotDamagedError(str(error).splitlines()[0]) from error
+    models = [file_name(layer) for layer in layers if layer.media_type == Layer.MODEL]
+    if spec.model_file not in models:
+        # Anything else would be opened without ever having been verified.
+        raise SlotDamagedError(f"the model file {spec.model_file!r} is not one of its layers")
+    return spec
 
 
 def layers_to_pull(manifest: Manifest) -> list[Descriptor]:

@@ -6,9 +6,12 @@ nothing: a crash or hang of a runtime stays in here.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -24,6 +27,7 @@ from edgefleet.errors import EdgefleetError, UnsupportedError
 from edgefleet_agent.runtimes import Model, open_model
 from edgefleet_agent.sources.replay import Sample, open_replay
 
+PR_SET_PDEATHSIG = 1
 THREADS = 1
 SELF_TEST_RUNS = 2
 # Fewest runs for which a percentile is given. p90: 64, by MLPerf's early stopping (99 % confidence). p50: with 7
@@ -71,11 +75,18 @@ def self_test(variant: Variant, golden_file: Path) -> dict[str, Any]:
         for sample in range(variant.spec["golden"]["samples"]):
             inputs = {t["name"]: golden[f"input:{t['name']}"][sample] for t in variant.spec["inputs"]}
             for name, output in variant.infer(inputs).items():
-                difference = float(np.max(np.abs(output - golden[f"output:{name}"][sample])))
-                worst = max(worst, difference if math.isfinite(difference) else math.inf)
+                worst = max(worst, _difference(output, golden[f"output:{name}"][sample]))
     ok = worst <= tolerance
     reason = None if ok else f"golden outputs differ by up to {worst:.4g}, {tolerance:.4g} is allowed"
     return {"ok": ok, "reason": reason, "max_abs_difference": worst if math.isfinite(worst) else None}
+
+
+def _difference(output: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Largest absolute difference; infinite when the shapes differ or a value is not finite."""
+    if output.shape != expected.shape:
+        return math.inf
+    difference = float(np.max(np.abs(output - expected)))
+    return difference if math.isfinite(difference) else math.inf
 
 
 @dataclass(slots=True)
@@ -135,7 +146,7 @@ def _run_one(variant: Variant, sample: Sample, tally: _Tally) -> None:
 
 
 def run(variant: Variant, source: Iterator[Sample], rate_per_s: float, window_s: float) -> Iterator[dict[str, Any]]:
-    """Infer at `rate_per_s` for ever; yields None-free window reports, and an empty dict between inferences."""
+    """Infer at `rate_per_s` for ever; yields each window's report, and `wait_s` between inferences."""
     due_s = time.perf_counter()
     tally = _Tally()
     for sample in source:
@@ -187,8 +198,17 @@ def work(channel: _Channel) -> None:
             return
 
 
+def _end_with_the_agent() -> None:
+    """Have the kernel kill this process when its agent dies, also in the middle of a runtime's call (prctl(2))."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main() -> int:
     """Entry point: `python -m edgefleet_agent.worker DESCRIPTOR`."""
+    _end_with_the_agent()
     channel = _Channel(int(sys.argv[1]))
     try:
         work(channel)

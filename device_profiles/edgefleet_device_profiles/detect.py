@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import sys
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgefleet_device_profiles.profile import Profile, Runtime
 
@@ -31,8 +32,8 @@ class MachineFacts(BaseModel):
 
     architecture: str
     cpu_model: str
-    cores: int
-    memory_mib: int
+    cores: int = Field(ge=1, lt=2**31)
+    memory_mib: int = Field(ge=0, lt=2**53)
     board: str | None = None
     """Device-tree model or DMI product name."""
     serial: str | None = None
@@ -69,15 +70,20 @@ def installed_runtimes() -> dict[Runtime, str]:
     return found
 
 
+def _architecture(machine: str) -> str:
+    """OCI name; a 32-bit userland on a 64-bit kernel runs 32-bit files."""
+    found = OCI_ARCHITECTURES.get(machine, machine)
+    return "arm" if found == "arm64" and sys.maxsize < 2**32 else found
+
+
 def detect(root: Path = Path("/")) -> MachineFacts:
     """Read this machine's facts below `root` (the host's own `/`, or a recorded tree); never raises OSError."""
     cpuinfo = _text(root / "proc/cpuinfo") or ""
     memory = _field(_text(root / "proc/meminfo") or "", "MemTotal") or "0 kB"
     release = _field((_text(root / "etc/os-release") or "").replace("=", ":"), "PRETTY_NAME")
     device_tree = _text(root / "proc/device-tree/model")
-    machine = platform.machine()
     return MachineFacts(
-        architecture=OCI_ARCHITECTURES.get(machine, machine),
+        architecture=_architecture(platform.machine()),
         cpu_model=_field(cpuinfo, "model name", "Model", "Hardware") or "unknown",
         cores=max(1, sum(line.startswith("processor") for line in cpuinfo.splitlines())),
         memory_mib=int(memory.split()[0]) // 1024,

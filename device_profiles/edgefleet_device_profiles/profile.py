@@ -105,3 +105,10 @@ class Profile(_Record):
     runtimes: tuple[AllowedRuntime, ...] = Field(min_length=1)
     power: PowerModel
     board: BoardMatch = BoardMatch()
+
+    @field_validator("runtimes")
+    @classmethod
+    def _once_each(cls, value: tuple[AllowedRuntime, ...]) -> tuple[AllowedRuntime, ...]:
+        if len({allowed.name for allowed in value}) < len(value):
+            raise ValueError("a runtime is listed twice")
+        return value

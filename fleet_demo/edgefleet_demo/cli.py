@@ -18,7 +18,12 @@ import click
 @click.option("--keep", is_flag=True, help="Stay up afterwards until Ctrl-C.")
 def app(folder: Path, keep: bool) -> None:
     """Package a model, start a broker, a server and three agents, deploy, and show what they report."""
-    from edgefleet.cli import stop_on_signals
+    import contextlib
+    import signal
+
     from edgefleet_demo.demo import run
 
-    run(folder, keep=keep, stop=stop_on_signals())
+    # SIGTERM ends it as Ctrl-C does: everything that was started is stopped on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt) if keep else contextlib.nullcontext():
+        run(folder, keep=keep)

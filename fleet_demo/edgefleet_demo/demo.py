@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from edgefleet import durable
-from edgefleet.errors import EdgefleetError
+from edgefleet.errors import EdgefleetError, InputError
 from edgefleet.server.service import STORE_FILE
 from edgefleet.server.store import DeviceRow, DeviceTelemetry, Store
 from edgefleet_demo import broker as brokers
@@ -30,11 +30,11 @@ VERSION = "1.0.0"
 READY_AFTER_S = 20.0
 REPORTED_AFTER_S = 40.0
 HELDOUT_SAMPLES = 540
-CLEARED = ("agents", "broker", "data", "logs", "package", "server", "summary.json")
+MARKER = ".edgefleet-demo"
 
 
-def run(folder: Path, *, keep: bool, stop: Callable[[], bool]) -> Path:
-    """Run the whole line once in `folder`; returns the summary's path. With `keep`, stays up until `stop`."""
+def run(folder: Path, *, keep: bool) -> Path:
+    """Run the whole line once in `folder`; returns the summary's path. With `keep`, stays up until interrupted."""
     _clear(folder)
     files = scene.write_data(folder / "data")
     package(folder / "package", files)
@@ -53,8 +53,8 @@ def run(folder: Path, *, keep: bool, stop: Callable[[], bool]) -> Path:
         click.echo(f"summary: {summary}")
         if keep:
             click.echo(f"staying up: broker {broker.address}, server data {folder / 'server'}; Ctrl-C ends it")
-            while not stop():
-                time.sleep(0.2)
+            while True:
+                time.sleep(1)
     return summary
 
 
@@ -143,14 +143,13 @@ def _reported(store: Store, row: DeviceRow) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
+    """Begin with an empty folder of our own; anybody else's is left alone."""
+    marker = folder / MARKER
+    if folder.exists() and not marker.exists() and any(folder.iterdir()):
+        raise InputError(f"preparing the folder {folder}", "it holds something else than a demo", "name another one")
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in CLEARED:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    marker.touch()
 
 
 def _show(arguments: tuple[str, ...]) -> None:

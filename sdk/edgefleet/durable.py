@@ -20,7 +20,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_file(path: Path, content: bytes) -> None:
     """Replace `path` with `content`: temporary file, fsync, rename, fsync of the folder; raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as stream:
             stream.write(content)

@@ -19,20 +19,23 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgefleet.errors import InputError, TransportError
+from edgefleet.retry import backoff_s
 
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 30
 FLUSH_S = 1.0
+RECONNECT_FIRST_S = 1.0
 RECONNECT_CAP_S = 60.0
 TAKEOVER_WINDOW_S = 5.0
 TAKEOVER_COUNT = 3
 READS_PER_POLL = 256
+# paho gives the reason codes of MQTT 5 also for the return codes 1 to 5 of 3.1.1.
 CONNACK_REASONS = {
-    1: "it does not speak this MQTT version",
-    2: "it refuses this client id",
-    3: "it is not ready",
-    4: "it refuses the user name or password",
-    5: "it does not allow this client",
+    132: "it does not speak this MQTT version",
+    133: "it refuses this client id",
+    136: "it is not ready",
+    134: "it refuses the user name or password",
+    135: "it does not allow this client",
 }
 
 log = logging.getLogger("edgefleet.mqtt")
@@ -86,12 +89,14 @@ class Connection:
         identity: Identity,
         filters: Sequence[tuple[str, int]],
         *,
-        on_message: Callable[[str, bytes], None],
+        on_message: Callable[[str, bytes, bool], None],
         on_connected: Callable[[], None],
         will: Callable[[], Outgoing | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`will` is asked anew before each connect; `on_connected` runs once the filters are subscribed."""
+        """`on_message` gets topic, payload, and whether the broker had it retained; `on_connected` runs once the
+        filters are subscribed; `will` is asked anew before each connect.
+        """
         self.address = address
         self.connected = False
         self.last_failure: str | None = None
@@ -209,8 +214,8 @@ class Connection:
         self._client = client
         try:
             client.connect(self.address.host, self.address.port, KEEPALIVE_S)
-        except OSError as error:
-            self._lost(error.strerror or str(error))
+        except (OSError, UnicodeError) as error:
+            self._lost((isinstance(error, OSError) and error.strerror) or str(error))
 
     def _connack(self, client: paho.Client, _data: object, _flags: object, code: Any, _properties: object) -> None:
         if code.is_failure:
@@ -225,7 +230,7 @@ class Connection:
         self._on_connected()
 
     def _received(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
-        self._on_message(message.topic, bytes(message.payload))
+        self._on_message(message.topic, bytes(message.payload), message.retain)
 
     def _disconnected(self, client: paho.Client, _data: object, _flags: object, code: Any, _properties: object) -> None:
         if client is self._client:
@@ -244,7 +249,7 @@ class Connection:
             if self._short_lives >= TAKEOVER_COUNT:
                 reason += f"; {self._short_lives} times in a row: another client may be using the same name"
         self._failures += 1
-        cap_s = min(RECONNECT_CAP_S, 2.0 ** (self._failures - 1))
+        cap_s = backoff_s(self._failures, RECONNECT_FIRST_S, RECONNECT_CAP_S)
         wait_s = random.uniform(min(0.1, cap_s), cap_s)  # noqa: S311 - jitter, not a secret
         self._next_attempt = now + wait_s
         self.last_failure = reason

@@ -19,15 +19,22 @@ class UnavailableError(Exception):
     """There is no readable counter; the text says why."""
 
 
+def _is_package(domain: Path) -> bool:
+    try:
+        return (domain / "name").read_text().startswith("package")
+    except OSError:
+        return False
+
+
 class RaplMeter:
     """Mean package power over a window."""
 
     def __init__(self, root: Path, power: PowerModel) -> None:
         """Find the package domains; raises UnavailableError. `power` stands in when they vanish later."""
         self._estimate = model.ModelMeter(root, power, "the powercap counter has vanished")
-        # intel-rapl:0 is a package; intel-rapl:0:1 lies inside it.
+        # intel-rapl:0 is named package-0; intel-rapl:0:1 lies inside it, and psys holds the packages and more.
         domains = sorted((root / CLASS_FOLDER).glob("intel-rapl:*"))
-        self._domains = [domain for domain in domains if domain.name.count(":") == 1]
+        self._domains = [domain for domain in domains if domain.name.count(":") == 1 and _is_package(domain)]
         if not self._domains:
             raise UnavailableError("this machine has no power sensor that is known")
         try:

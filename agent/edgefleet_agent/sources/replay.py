@@ -21,7 +21,7 @@ def open_replay(path: Path, shape: tuple[int, ...]) -> Iterator[Sample]:
         with np.load(path, allow_pickle=False) as arrays:
             inputs = arrays["x"]
             labels = arrays.get("y")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(doing, f"it is not an .npz file with x ({error})", "write one with numpy.savez") from error
     if inputs.dtype != np.float32 or inputs.shape[1:] != shape[1:] or not len(inputs):
         found = (
@@ -30,6 +30,8 @@ def open_replay(path: Path, shape: tuple[int, ...]) -> Iterator[Sample]:
         raise InputError(doing, found, "give inputs in the source model's layout")
     if labels is not None and labels.shape != (len(inputs),):
         raise InputError(doing, f"y has the shape {list(labels.shape)}", f"give {len(inputs)} labels, or none")
+    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(doing, f"y is {labels.dtype}", "give class numbers")
     return _endless(inputs, labels, shape)
 
 

@@ -8,13 +8,13 @@ A new package is written beside its place and renamed into it, so a reader never
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +25,9 @@ from edgefleet.package import manifest as model
 SETTINGS_FILE = "variant.json"
 GOLDEN_FILE = "golden.npz"
 BLOCKS_FILE = "blocks.sha256"
+_INDEX_ANNOTATIONS = (model.TITLE_ANNOTATION, model.VERSION_ANNOTATION, model.RELEASE_ANNOTATION)
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 def _json(content: object) -> bytes:
@@ -114,6 +117,13 @@ def _config(store: BlobStore, variant: model.VariantFiles, name: str, version: s
 def _add_variant(store: BlobStore, variant: model.VariantFiles, name: str, version: str) -> list[model.Descriptor]:
     """Store one variant; returns its manifest's descriptor once for every architecture it is offered to."""
     spec = variant.spec
+    names = [path.name for path in variant.model_files]
+    if spec.model_file not in names or set(names) & {SETTINGS_FILE, GOLDEN_FILE, BLOCKS_FILE}:
+        raise InputError(
+            f"packaging the variant {spec.name}",
+            f"its model files are {', '.join(names) or 'none'}",
+            f"one must be {spec.model_file}, and none may have the name of our own layers",
+        )
     layers = [_layer(store, path, model.Layer.MODEL, path.name) for path in variant.model_files]
     layers.append(_bytes_layer(store, _dump(spec), model.Layer.SETTINGS, SETTINGS_FILE))
     layers.append(_layer(store, variant.golden_file, model.Layer.GOLDEN, GOLDEN_FILE))
@@ -214,12 +224,23 @@ class Package:
             raise InputError(doing, str(found), "name a folder written by `edgefleet package`") from error
         if len(layout.manifests) != 1:
             raise InputError(
-                doing,
-                f"{len(layout.manifests)} package versions in one layout",
-                "name a folder with one version",
+                doing, f"{len(layout.manifests)} package versions in one layout", "name a folder with one version"
             )
         self.digest = layout.manifests[0].digest
-        self.index = model.Index.model_validate_json(self.blobs.read(self.digest, doing=doing))
+        self.index = self._parse(model.Index, self.digest, doing)
+        notes = self.index.annotations or {}
+        missing = [key for key in _INDEX_ANNOTATIONS if key not in notes]
+        if missing:
+            raise InputError(doing, f"its index has no {missing[0]}", "name a folder written by `edgefleet package`")
+
+    def _parse(self, kind: type[Record], digest: str, doing: str) -> Record:
+        """A small JSON blob as a record; raises InputError or IntegrityError."""
+        try:
+            return kind.model_validate_json(self.blobs.read(digest, doing=doing))
+        except ValidationError as error:
+            raise InputError(
+                doing, f"blob {digest[:19]}… is not what this version writes there", "write the package again"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -237,13 +258,16 @@ class Package:
         return int((self.index.annotations or {})[model.RELEASE_ANNOTATION])
 
     def manifest(self, digest: str) -> model.Manifest:
-        """One variant's manifest."""
-        return model.Manifest.model_validate_json(self.blobs.read(digest, doing="reading a variant's manifest"))
+        """One variant's manifest; raises InputError or IntegrityError."""
+        return self._parse(model.Manifest, digest, f"reading a manifest of {self.folder}")
 
     def spec(self, manifest: model.Manifest) -> model.VariantSpec:
-        """What a variant says about itself."""
-        layer = next(layer for layer in manifest.layers if layer.media_type == model.Layer.SETTINGS)
-        return model.VariantSpec.model_validate_json(self.blobs.read(layer.digest, doing="reading variant.json"))
+        """What a variant says about itself; raises InputError or IntegrityError."""
+        doing = f"reading a variant of {self.folder}"
+        layers = [layer for layer in manifest.layers if layer.media_type == model.Layer.SETTINGS]
+        if len(layers) != 1:
+            raise InputError(doing, f"it has {len(layers)} {SETTINGS_FILE} layers", "write the package again")
+        return self._parse(model.VariantSpec, layers[0].digest, doing)
 
     def digests(self) -> list[str]:
         """Every blob that the package consists of, index first; each once."""
@@ -255,12 +279,13 @@ class Package:
         return list(found)
 
     def verify(self) -> None:
-        """Re-hash every blob; raises IntegrityError naming the first that does not match."""
+        """Re-hash every blob; raises InputError for a missing one, IntegrityError for one that does not match."""
+        doing = f"verifying {self.folder}"
         for digest in self.digests():
-            path = self.blobs.path(digest)
-            with path.open("rb") as stream:
-                actual = hashlib.file_digest(stream, "sha256").hexdigest()
-            if f"sha256:{actual}" != digest:
-                raise IntegrityError(
-                    f"verifying {self.folder}", f"blob {digest[:19]}… is damaged", "write the package again"
-                )
+            try:
+                whole = digests.digest_of_file(self.blobs.path(digest)) == digest
+            except OSError as error:
+                found = f"blob {digest[:19]}… cannot be read ({error.strerror})"
+                raise InputError(doing, found, "write the package again") from error
+            if not whole:
+                raise IntegrityError(doing, f"blob {digest[:19]}… is damaged", "write the package again")

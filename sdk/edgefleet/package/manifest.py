@@ -91,8 +91,8 @@ class VariantSpec(_Record):
     """Version range of the runtime that this file was proven on, as a PEP 440 specifier (`>=2.3`)."""
     model_file: str
     """Name of the file that the runtime is asked to open; other model files lie beside it."""
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     labels: tuple[str, ...] = ()
     golden: Golden
     score: Score | None = None

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgefleet.protocol.topics import PREFIX, TOPICS, Role
-
-SERVER_USER = "edgefleet-server"
+from edgefleet.protocol.topics import PREFIX, SERVER_USER, TOPICS, Role
 
 
 def access_list(fleet: str) -> str:
@@ -39,7 +37,9 @@ def mosquitto_configuration(*, port: int, access_list_file: Path, user: str) -> 
             # Without it a request and its answer take 88 ms instead of 0.35 ms.
             "set_tcp_nodelay true",
             "max_inflight_messages 100",
-            "max_queued_messages 1000",
+            # What a server that stands still for a while may miss; beyond it even QoS 1 is dropped.
+            "max_queued_messages 10000",
+            "max_packet_size 65536",
             "persistence false",
             f"user {user}",
             "log_dest stderr",

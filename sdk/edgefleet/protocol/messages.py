@@ -20,17 +20,28 @@ REPLY_PART_BYTES = 24 * 1024
 MAX_CREDIT_BYTES = 4 * 1024 * 1024
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-Count = Annotated[int, Field(ge=0)]
+# What every JSON reader and SQLite can hold.
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seq = Annotated[int, Field(ge=1, lt=2**53)]
+# The Unix time, and room for one a second for the next 30,000 years.
+Generation = Annotated[int, Field(ge=0, lt=2**40)]
+MAX_RANGES = 128
 
 
 class MessageError(ValueError):
     """A payload is not a message of this version; `reason` is one line."""
 
 
-class Message(BaseModel):
-    """Base of everything on the wire."""
+class _Part(BaseModel):
+    """Base of what messages are made of. NaN and infinity are refused: no store keeps them."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64", allow_inf_nan=False
+    )
+
+
+class Message(_Part):
+    """Base of everything on the wire."""
 
     v: Literal[1] = 1
 
@@ -46,7 +57,9 @@ class Message(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "payload"
-            raise MessageError(f"{cls.__name__}: {where}: {first['msg']}") from error
+            # A peer chooses the keys: no line break of its gets into our log.
+            text = " ".join(f"{cls.__name__}: {where}: {first['msg']}".split())
+            raise MessageError(text) from error
 
 
 class State(StrEnum):
@@ -81,6 +94,7 @@ class Online(Message):
     """Connected or not; `connection` is a persisted counter, so an older will marks nothing offline."""
 
     online: bool
+    enrolment_id: str
     connection: Count
 
 
@@ -125,7 +139,7 @@ class Desired(Message):
     fleet: Name
     device: Name
     enrolment_id: str
-    generation: Count
+    generation: Generation
     action: Action
     deployment: Deployment
     valid_until: float
@@ -134,19 +148,15 @@ class Desired(Message):
     """On the agent's own running time."""
 
 
-class Progress(BaseModel):
+class Progress(_Part):
     """Bytes verified on disk, and bytes that the variant has."""
-
-    model_config = ConfigDict(frozen=True)
 
     verified_bytes: Count
     total_bytes: Count
 
 
-class ActiveVariant(BaseModel):
+class ActiveVariant(_Part):
     """The variant that the device infers with."""
-
-    model_config = ConfigDict(frozen=True)
 
     digest: Digest
     index_digest: Digest
@@ -159,7 +169,7 @@ class DeviceState(Message):
     """Lifecycle state of a device, its active variant and what the last generation came to."""
 
     enrolment_id: str
-    generation: Count
+    generation: Generation
     state: State
     reason: str | None = None
     active: ActiveVariant | None = None
@@ -190,7 +200,7 @@ class Request(Message):
     req_id: str = Field(max_length=64)
     kind: RequestKind
     digest: Digest
-    blocks: tuple[tuple[Count, Annotated[int, Field(ge=1)]], ...] = ()
+    blocks: Annotated[tuple[tuple[Count, Seq], ...], Field(max_length=MAX_RANGES)] = ()
     """Ranges (first block, number of blocks), in the order in which they are wanted."""
     credit_bytes: Annotated[int, Field(ge=0, le=MAX_CREDIT_BYTES)] = 0
     fresh: bool = False
@@ -216,46 +226,38 @@ class Reply(Message):
 
     req_id: str
     status: Status
-    retry_after_s: float | None = None
+    retry_after_s: Annotated[float, Field(ge=0, le=3600)] | None = None
     part: Count = 0
     parts: Annotated[int, Field(ge=1)] = 1
     body: bytes = b""
     """base64url in JSON."""
 
 
-class Latency(BaseModel):
+class Latency(_Part):
     """Percentiles of one window in milliseconds; null where there were too few runs, with the reason."""
-
-    model_config = ConfigDict(frozen=True)
 
     p50_ms: float | None
     p90_ms: float | None
     reason: str | None = None
 
 
-class Accuracy(BaseModel):
+class Accuracy(_Part):
     """How many of the window's labelled inputs were answered correctly."""
-
-    model_config = ConfigDict(frozen=True)
 
     correct: Count
     labelled: Count
 
 
-class MeasuredPower(BaseModel):
+class MeasuredPower(_Part):
     """Mean power over a window, read from a sensor."""
-
-    model_config = ConfigDict(frozen=True)
 
     source: Literal["measured"] = "measured"
     watts: float
     scope: str
 
 
-class EstimatedPower(BaseModel):
+class EstimatedPower(_Part):
     """Mean power over a window, from the profile's model; the truth lies between low and high."""
-
-    model_config = ConfigDict(frozen=True)
 
     source: Literal["estimated"] = "estimated"
     watts: float
@@ -269,10 +271,8 @@ class EstimatedPower(BaseModel):
 Power = Annotated[MeasuredPower | EstimatedPower, Field(discriminator="source")]
 
 
-class Window(BaseModel):
+class Window(_Part):
     """One telemetry window: what one variant did in `duration_s` seconds."""
-
-    model_config = ConfigDict(frozen=True)
 
     started_at: float
     """Wall clock, seconds since 1970."""
@@ -286,12 +286,14 @@ class Window(BaseModel):
 
 
 class Spooled(Message):
-    """What every message from the spool carries; (enrolment_id, seq) names it once and for all."""
+    """What every message from the spool carries; (spool_id, seq) names it once and for all."""
 
     enrolment_id: str
+    spool_id: str
+    """Random, made with the spool: a spool that was lost and begun anew never repeats a name."""
     boot_id: str
-    seq: Annotated[int, Field(ge=1)]
-    oldest_seq: Annotated[int, Field(ge=1)]
+    seq: Seq
+    oldest_seq: Seq
     """The lowest number that the spool still holds: nothing below it will ever come again."""
 
 
@@ -310,7 +312,7 @@ class Event(Spooled):
 
 
 class Ack(Message):
-    """Everything up to `seq` is committed to the store; the spool may delete it."""
+    """Everything up to `seq` of this spool is committed to the store; the spool may delete it."""
 
-    enrolment_id: str
+    spool_id: str
     seq: Count

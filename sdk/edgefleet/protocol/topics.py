@@ -18,6 +18,7 @@ NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 PIECE_UNIT_BYTES = 15 * 1024
 SHORT_DIGEST_CHARS = 12
 SHARDS = 1
+SERVER_USER = "edgefleet-server"
 
 
 class Role(StrEnum):
@@ -67,9 +68,10 @@ class Topic:
 
 TOPICS: dict[TopicName, Topic] = {
     TopicName.DESIRED: Topic("d/{device}/desired", Role.SERVER, Role.DEVICE, 1, True),
+    # Facts before the rest: a server that starts anew is told of a device before it is told of its state.
+    TopicName.FACTS: Topic("d/{device}/facts", Role.DEVICE, Role.SERVER, 1, True),
     TopicName.ONLINE: Topic("d/{device}/online", Role.DEVICE, Role.SERVER, 1, True),
     TopicName.STATE: Topic("d/{device}/state", Role.DEVICE, Role.SERVER, 1, True),
-    TopicName.FACTS: Topic("d/{device}/facts", Role.DEVICE, Role.SERVER, 1, True),
     TopicName.TELEMETRY: Topic("d/{device}/telemetry", Role.DEVICE, Role.SERVER, 1, False),
     TopicName.EVENTS: Topic("d/{device}/events", Role.DEVICE, Role.SERVER, 1, False),
     TopicName.ACK: Topic("d/{device}/ack", Role.SERVER, Role.DEVICE, 1, False),
@@ -99,6 +101,10 @@ class Address:
 
 def check_name(kind: str, name: str) -> str:
     """Return `name` when it may stand in a topic; raises InputError naming `kind` otherwise."""
+    if name == SERVER_USER:
+        raise InputError(
+            f"reading the {kind} name {name!r}", "the server connects by it", f"choose another {kind} name"
+        )
     if re.fullmatch(NAME_PATTERN, name) is None:
         raise InputError(
             f"reading the {kind} name {name!r}",

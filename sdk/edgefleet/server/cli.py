@@ -158,7 +158,10 @@ def follow(store: Store, generations: dict[str, int], timeout_s: float) -> dict[
                     progress.update(bars[name], description=f"{row.state or 'waiting'} {row.variant or ''}")
                     if row.total_bytes is not None:
                         progress.update(bars[name], completed=row.verified_bytes, total=row.total_bytes)
-                if outcome := store.outcome(name, generation):
+                if (newer := store.desired_generations().get(name, generation)) != generation:
+                    del open_ones[name]
+                    failed[name] = f"replaced by generation {newer}"
+                elif outcome := store.outcome(name, generation):
                     del open_ones[name]
                     if outcome[0] != "committed":
                         failed[name] = f"{outcome[0]} ({outcome[1]})"

@@ -66,8 +66,7 @@ class Hub:
         self._bucket = bucket
         self._queues: OrderedDict[str, OrderedDict[str, _Outstanding]] = OrderedDict()
         self._seen: dict[str, deque[str]] = {}
-        self.sent_bytes: dict[str, int] = {}
-        """Bytes of blocks handed to the broker since the start, by device."""
+        self._sent_bytes: dict[str, int] = {}
 
     @property
     def idle(self) -> bool:
@@ -82,17 +81,16 @@ class Hub:
         seen = self._seen.setdefault(device, deque(maxlen=REMEMBERED_REQUESTS))
         if request.req_id in seen:
             return None
-        last = block_count(size_bytes)
+        last, credit = block_count(size_bytes), request.credit_bytes
         blocks: list[int] = []
-        credit = request.credit_bytes
         for first, count in request.blocks:
             if first + count > last:
                 return f"blocks {first} to {first + count - 1} of a blob with {last}"
-            if count * BLOCK_BYTES > MAX_CREDIT_BYTES + BLOCK_BYTES:
-                return f"{count} blocks are more than the credit allows"
+            # Checked before the list is built: a few bytes of request must not cost megabytes here.
+            credit -= (count - 1) * BLOCK_BYTES + _block_size(size_bytes, first + count - 1)
+            if credit < 0:
+                return f"the blocks named are more than the credit of {request.credit_bytes} bytes"
             blocks += range(first, first + count)
-        if sum(_block_size(size_bytes, block) for block in blocks) > credit:
-            return f"the blocks named are more than the credit of {credit} bytes"
         seen.append(request.req_id)
         self._add(device, request, size_bytes, blocks)
         return None
@@ -110,6 +108,19 @@ class Hub:
             del blobs[request.digest]
         if not blobs:
             del self._queues[device]
+
+    def count_sent(self, piece: Piece) -> None:
+        """A piece was handed to the broker."""
+        self._sent_bytes[piece.device] = self._sent_bytes.get(piece.device, 0) + piece.size
+
+    def take_sent(self) -> dict[str, int]:
+        """Bytes handed to the broker since the last call, by device."""
+        sent, self._sent_bytes = self._sent_bytes, {}
+        return sent
+
+    def clear(self) -> None:
+        """Drop everything that waits: the broker is gone, and every device will ask anew."""
+        self._queues.clear()
 
     def forget(self, device: str) -> None:
         """Drop what waits for a device that has gone."""
@@ -133,7 +144,6 @@ class Hub:
             self._queues[device] = blobs
         size = _block_size(queue.size, block)
         self._bucket.take(size)
-        self.sent_bytes[device] = self.sent_bytes.get(device, 0) + size
         return Piece(device, digest, block, block * BLOCK_BYTES, size)
 
 
