@@ -184,7 +184,8 @@ class Pull:
             self._todo.pop(block, None)
             return True
         self._bad[block] = self._bad.get(block, 0) + 1
-        self._todo[block] = None
+        self._todo.pop(block, None)
+        self._todo = {block: None} | self._todo
         return self._bad[block] < MAX_BAD_PER_BLOCK
 
     def alive(self, size: int, now: float) -> None:

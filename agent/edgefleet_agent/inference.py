@@ -88,12 +88,12 @@ class Inference:
             self._listener.slot_damaged(str(error))
             return
         telemetry, source = self._settings.telemetry, self._settings.source
+        self._started_at = self._heard_at = now
         try:
             self._worker = supervise.inference(self._slots.path(active.digest), spec, source, telemetry.window_s)
         except OSError as error:
             self._fail(f"no worker process could be started ({error.strerror or error})", now)
             return
-        self._started_at = self._heard_at = now
         self._meter.window()
 
     def _listen(self, worker: Worker, now: float) -> None:
@@ -104,7 +104,7 @@ class Inference:
         if ended:
             self._fail(worker.exit_reason(), now)
         elif now - self._heard_at > self._patience_s():
-            self._fail(f"the worker said nothing for {now - self._heard_at:.0f} s", now)
+            self._fail(f"the worker said nothing for {self._patience_s():.0f} s", now)
 
     def _patience_s(self) -> float:
         """A worker reports a window every so often, or it hangs in its runtime."""
@@ -123,7 +123,7 @@ class Inference:
 
     def _fail(self, reason: str, now: float) -> None:
         self.stop()
-        if now - self._started_at > STABLE_S:
+        if self._heard_at - self._started_at > STABLE_S:
             self._failures = 0
             self._said.clear()
         self._failures += 1

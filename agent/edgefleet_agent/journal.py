@@ -66,7 +66,8 @@ class Journal:
         self._unwritten = False
         enrolment_id = _enrolment_id(folder)
         try:
-            self.entry = Entry.model_validate_json(self._path.read_bytes())
+            found = Entry.model_validate_json(self._path.read_bytes())
+            self.entry = found.model_copy(update={"enrolment_id": enrolment_id})
         except FileNotFoundError:
             self.entry = Entry(enrolment_id=enrolment_id)
             self.record()

@@ -52,7 +52,7 @@ class Settings(_Section):
     root: Path = Path("/")
     """Where /proc and /sys are found."""
 
-    @field_validator("device")
+    @field_validator("fleet", "device")
     @classmethod
     def _is_not_the_servers(cls, value: str) -> str:
         if value == SERVER_USER:

@@ -48,6 +48,12 @@ class Slots:
         """Folder in which a variant is assembled; it survives restarts."""
         path = self._staging / digest.removeprefix("sha256:")[:32]
         path.mkdir(parents=True, exist_ok=True)
+        for file in path.iterdir():
+            # A power cut while it was finished: what was pulled is still good for its part file.
+            if file.name == MANIFEST_FILE:
+                file.unlink()
+            elif file.suffix != ".part":
+                file.replace(file.with_name(f"{file.name}.part"))
         return path
 
     @staticmethod

@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,11 +54,15 @@ class Spool:
             self._db, self.id = _open(":memory:")
         except sqlite3.DatabaseError as error:
             log.warning("the telemetry spool could not be read (%s); it is kept as spool.damaged", error)
-            for suffix in ("", "-wal", "-shm"):
-                part = self._path.with_name(self._path.name + suffix)
-                if part.exists():
-                    part.replace(self._path.with_name(f"spool.damaged{suffix}"))
-            self._db, self.id = _open(str(self._path))
+            try:
+                for suffix in ("", "-wal", "-shm"):
+                    part = self._path.with_name(self._path.name + suffix)
+                    if part.exists():
+                        part.replace(self._path.with_name(f"spool.damaged{suffix}"))
+                self._db, self.id = _open(str(self._path))
+            except (OSError, sqlite3.Error) as refusal:
+                log.warning("no new spool can be begun on disk (%s); it is kept in memory", refusal)
+                self._db, self.id = _open(":memory:")
             self.add_event("damage", f"the telemetry spool could not be read ({error}); what it held is lost")
 
     def close(self) -> None:
@@ -98,6 +103,10 @@ class Spool:
     def _delete(self, seq: int) -> int:
         return self._db.execute("DELETE FROM messages WHERE seq <= ?", (seq,)).rowcount
 
+    def _drop(self, seq: int) -> int:
+        self._lost += 1
+        return self._db.execute("DELETE FROM messages WHERE seq = ?", (seq,)).rowcount
+
     def restart(self) -> None:
         """After a reconnect everything that is left is sent again, in order."""
         self._sent_to = 0
@@ -114,7 +123,13 @@ class Spool:
         for seq, kind, boot_id, body in self._guarded(lambda: self._next(IN_FLIGHT - waiting), default=none):
             oldest = oldest or seq
             self._sent_to = seq
-            yield self._message(kind, {"seq": seq, "oldest_seq": oldest, "boot_id": boot_id}, body)
+            try:
+                message = self._message(kind, {"seq": seq, "oldest_seq": oldest, "boot_id": boot_id}, body)
+            except (ValueError, TypeError) as error:
+                log.warning("the telemetry spool: message %d cannot be read: %s", seq, error)
+                self._guarded(partial(self._drop, seq), default=0)
+                continue
+            yield message
 
     def _unacknowledged(self) -> tuple[int | None, int]:
         row: tuple[int | None, int] = self._db.execute(

@@ -186,7 +186,12 @@ class Connection:
     def _read_all(self, client: paho.Client) -> None:
         """Serve what the socket holds, at most READS_PER_POLL packets, so that other readers get their turn."""
         for _ in range(READS_PER_POLL):
-            if client is not self._client or client.loop_read() != paho.MQTT_ERR_SUCCESS:
+            try:
+                if client is not self._client or client.loop_read() != paho.MQTT_ERR_SUCCESS:
+                    return
+            except OSError as error:
+                # paho connects anew by itself after a refused protocol version.
+                self._lost(error.strerror or str(error))
                 return
             channel = client.socket()
             if channel is None or not select.select([channel], [], [], 0)[0]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from edgefleet.package.manifest import VARIANT_ANNOTATION, Descriptor, Index
+from edgefleet.package import manifest
+from edgefleet.package.manifest import Descriptor, Index
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
 
 
@@ -44,16 +45,16 @@ def candidates(index: Index) -> list[Candidate]:
 
 def _candidate(entry: Descriptor) -> Candidate | None:
     notes = entry.annotations or {}
-    if VARIANT_ANNOTATION not in notes or entry.platform is None:
+    if manifest.VARIANT_ANNOTATION not in notes or entry.platform is None:
         return None
     return Candidate(
         digest=entry.digest,
-        name=notes[VARIANT_ANNOTATION],
-        runtime=notes.get("dev.edgefleet.runtime", ""),
-        runtime_version=notes.get("dev.edgefleet.runtime-version", ""),
-        precision=notes.get("dev.edgefleet.precision", ""),
+        name=notes[manifest.VARIANT_ANNOTATION],
+        runtime=notes.get(manifest.RUNTIME_ANNOTATION, ""),
+        runtime_version=notes.get(manifest.RUNTIME_VERSION_ANNOTATION, ""),
+        precision=notes.get(manifest.PRECISION_ANNOTATION, ""),
         architecture=entry.platform.architecture,
-        size_bytes=int(notes.get("dev.edgefleet.bytes", "0")),
+        size_bytes=int(notes.get(manifest.BYTES_ANNOTATION, "0")),
     )
 
 

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from edgefleet.errors import EdgefleetError, InputError, IntegrityError, StorageError
 from edgefleet.package import digest as digests
-from edgefleet.package import layout
 from edgefleet.package.layout import BlobStore, Package
-from edgefleet.package.manifest import Layer
+from edgefleet.package.manifest import Layer, VariantSpec
 from sdk.packages_made import content, spec, two_variants, variant, write
-
-MIB = 1024 * 1024
 
 
 @pytest.fixture(name="made")
@@ -184,7 +182,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
         copied.append(target)
         target.write_bytes(source.read_bytes())
 
-    monkeypatch.setattr(layout.shutil, "copyfile", copy)
+    monkeypatch.setattr(shutil, "copyfile", copy)
     with pytest.raises(StorageError, match="No space left"):
         write(tmp_path / "out" / "package", variants)
     assert len(copied) == 2
@@ -303,3 +301,57 @@ def test_a_blob_store_keeps_what_it_has(tmp_path: Path) -> None:
     shutil.rmtree(store.folder)
     with pytest.raises(InputError, match="cannot be read"):
         store.read(digest, doing="reading")
+
+
+@pytest.mark.parametrize("name", ["variant.json", "golden.npz", "blocks.sha256"])
+def test_a_model_file_with_the_name_of_our_own_layers_is_refused(tmp_path: Path, name: str) -> None:
+    """In a slot both would be one file."""
+    files = variant(tmp_path / "inputs", spec(), 10)
+    other = tmp_path / "inputs" / "more" / name
+    other.parent.mkdir()
+    other.write_bytes(b"x")
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        write(tmp_path / "package", [type(files)(files.spec, (*files.model_files, other), files.golden_file)])
+    assert not (tmp_path / "package").exists()
+
+
+@pytest.mark.parametrize("model_file", ["other.bin", "", "../small.bin"])
+def test_a_variant_whose_model_file_is_not_there_is_refused(tmp_path: Path, model_file: str) -> None:
+    files = variant(tmp_path / "inputs", spec(), 10)
+    wrong = files.spec.model_copy(update={"model_file": model_file})
+    with pytest.raises(InputError, match="packaging the variant small"):
+        write(tmp_path / "package", [type(files)(wrong, files.model_files, files.golden_file)])
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs", "architectures"])
+def test_a_variant_without_inputs_outputs_or_processors_is_none(field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        VariantSpec.model_validate(spec().model_dump() | {field: ()})
+
+
+def test_a_missing_blob_is_an_input_error_with_its_name(made: Path) -> None:
+    package = Package(made)
+    victim = package.manifest(package.index.manifests[0].digest).layers[0].digest
+    package.blobs.path(victim).unlink()
+    with pytest.raises(InputError, match=f"{victim[:19]}… cannot be read"):
+        package.verify()
+
+
+@pytest.mark.parametrize(
+    "key", ["org.opencontainers.image.title", "org.opencontainers.image.version", "dev.edgefleet.release"]
+)
+def test_each_annotation_of_ours_is_needed(made: Path, key: str) -> None:
+    index = read_json(made, Package(made).digest)
+    del index["annotations"][key]
+    replace_index(made, json.dumps(index).encode())
+    with pytest.raises(InputError, match=key):
+        Package(made)
+
+
+@pytest.mark.parametrize("release", ["seven", "", "1e3"])
+def test_a_release_that_is_no_number_is_an_error_for_people(made: Path, release: str) -> None:
+    index = read_json(made, Package(made).digest)
+    index["annotations"]["dev.edgefleet.release"] = release
+    replace_index(made, json.dumps(index).encode())
+    with pytest.raises(InputError):
+        _ = Package(made).release

@@ -113,13 +113,21 @@ ESTIMATED_WINDOW = WINDOW.model_copy(
 )
 
 
-def telemetry(seq: int, oldest_seq: int = 1, window: Window = WINDOW, enrolment_id: str = "e1") -> Telemetry:
-    return Telemetry(enrolment_id=enrolment_id, boot_id="b1", seq=seq, oldest_seq=oldest_seq, window=window)
+SPOOL = "5b00150015b00150"
 
 
-def event(seq: int, oldest_seq: int = 1, enrolment_id: str = "e1") -> Event:
+def telemetry(
+    seq: int, oldest_seq: int = 1, window: Window = WINDOW, enrolment_id: str = "e1", spool_id: str = SPOOL
+) -> Telemetry:
+    return Telemetry(
+        enrolment_id=enrolment_id, spool_id=spool_id, boot_id="b1", seq=seq, oldest_seq=oldest_seq, window=window
+    )
+
+
+def event(seq: int, oldest_seq: int = 1, enrolment_id: str = "e1", spool_id: str = SPOOL) -> Event:
     return Event(
         enrolment_id=enrolment_id,
+        spool_id=spool_id,
         boot_id="b1",
         seq=seq,
         oldest_seq=oldest_seq,
@@ -129,14 +137,18 @@ def event(seq: int, oldest_seq: int = 1, enrolment_id: str = "e1") -> Event:
     )
 
 
+def online(connection: int, enrolment_id: str = "e1", *, online: bool) -> Online:
+    return Online(online=online, enrolment_id=enrolment_id, connection=connection)
+
+
 EXAMPLES: dict[str, Message] = {
-    "ack": Ack(enrolment_id="e1", seq=42),
+    "ack": Ack(spool_id=SPOOL, seq=42),
     "deployment": DEPLOYMENT,
     "desired": DESIRED,
     "device_state": STATE,
     "event": event(12, 11),
     "facts": FACTS,
-    "online": Online(online=False, connection=3),
+    "online": online(3, online=False),
     "reply": Reply(req_id="3-1", status=Status.OK, part=1, parts=2, body=b"\x00\xff\xfe\xfb?>"),
     "request": REQUEST,
     "telemetry": telemetry(13, 11),

@@ -98,51 +98,57 @@ def _bytes_layer(store: BlobStore, content: bytes, kind: model.Layer, name: str)
     )
 
 
-def _config(store: BlobStore, variant: model.VariantFiles, name: str, version: str) -> model.Descriptor:
+def _config(
+    store: BlobStore, spec: model.VariantSpec, layers: Sequence[model.Descriptor], name: str, version: str
+) -> model.Descriptor:
     """ModelPack config: what other tools show of a model (config.md)."""
-    spec = variant.spec
-    content = _json(
-        {
-            "descriptor": {"name": name, "version": version, "title": f"{name} {spec.name}"},
-            "config": {"format": spec.runtime.value, "precision": spec.precision.value},
-            "modelfs": {
-                "type": "layers",
-                "diffIds": [digests.digest_of_file(path) for path in variant.model_files],
-            },
-        }
-    )
+    config = {
+        "descriptor": {"name": name, "version": version, "title": f"{name} {spec.name}"},
+        "config": {"format": spec.runtime.value, "precision": spec.precision.value},
+        # A layer that is not compressed has its own digest as its diff id.
+        "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
+    }
+    content = _json(config)
     return model.Descriptor(media_type=model.CONFIG_MEDIA_TYPE, digest=store.add(content), size=len(content))
+
+
+def _check_names(variant: model.VariantFiles) -> None:
+    names = [path.name for path in variant.model_files]
+    if variant.spec.model_file not in names or set(names) & {SETTINGS_FILE, GOLDEN_FILE, BLOCKS_FILE}:
+        raise InputError(
+            f"packaging the variant {variant.spec.name}",
+            f"its model files are {', '.join(names) or 'none'}",
+            f"one must be {variant.spec.model_file}, and none may have the name of our own layers",
+        )
+
+
+def _layers(store: BlobStore, variant: model.VariantFiles) -> list[model.Descriptor]:
+    """Model files, settings, golden arrays, and last the block digests of all of these."""
+    layers = [_layer(store, path, model.Layer.MODEL, path.name) for path in variant.model_files]
+    layers.append(_bytes_layer(store, _dump(variant.spec), model.Layer.SETTINGS, SETTINGS_FILE))
+    layers.append(_layer(store, variant.golden_file, model.Layer.GOLDEN, GOLDEN_FILE))
+    blocks = b"".join(raw for layer in layers for raw in digests.block_digests(store.path(layer.digest)))
+    return [*layers, _bytes_layer(store, blocks, model.Layer.BLOCKS, BLOCKS_FILE)]
 
 
 def _add_variant(store: BlobStore, variant: model.VariantFiles, name: str, version: str) -> list[model.Descriptor]:
     """Store one variant; returns its manifest's descriptor once for every architecture it is offered to."""
     spec = variant.spec
-    names = [path.name for path in variant.model_files]
-    if spec.model_file not in names or set(names) & {SETTINGS_FILE, GOLDEN_FILE, BLOCKS_FILE}:
-        raise InputError(
-            f"packaging the variant {spec.name}",
-            f"its model files are {', '.join(names) or 'none'}",
-            f"one must be {spec.model_file}, and none may have the name of our own layers",
-        )
-    layers = [_layer(store, path, model.Layer.MODEL, path.name) for path in variant.model_files]
-    layers.append(_bytes_layer(store, _dump(spec), model.Layer.SETTINGS, SETTINGS_FILE))
-    layers.append(_layer(store, variant.golden_file, model.Layer.GOLDEN, GOLDEN_FILE))
-    blocks = b"".join(raw for layer in layers for raw in digests.block_digests(store.path(layer.digest)))
-    layers.append(_bytes_layer(store, blocks, model.Layer.BLOCKS, BLOCKS_FILE))
-    content = _dump(
-        model.Manifest(
-            config=_config(store, variant, name, version),
-            layers=tuple(layers),
-            annotations={model.VARIANT_ANNOTATION: spec.name, model.VERSION_ANNOTATION: version},
-        )
+    _check_names(variant)
+    layers = _layers(store, variant)
+    manifest = model.Manifest(
+        config=_config(store, spec, layers, name, version),
+        layers=tuple(layers),
+        annotations={model.VARIANT_ANNOTATION: spec.name, model.VERSION_ANNOTATION: version},
     )
+    content = _dump(manifest)
     digest = store.add(content)
     annotations = {
         model.VARIANT_ANNOTATION: spec.name,
-        "dev.edgefleet.runtime": spec.runtime.value,
-        "dev.edgefleet.runtime-version": spec.runtime_version,
-        "dev.edgefleet.precision": spec.precision.value,
-        "dev.edgefleet.bytes": str(sum(layer.size for layer in layers)),
+        model.RUNTIME_ANNOTATION: spec.runtime.value,
+        model.RUNTIME_VERSION_ANNOTATION: spec.runtime_version,
+        model.PRECISION_ANNOTATION: spec.precision.value,
+        model.BYTES_ANNOTATION: str(sum(layer.size for layer in layers)),
     }
     return [
         model.Descriptor(
@@ -232,6 +238,8 @@ class Package:
         missing = [key for key in _INDEX_ANNOTATIONS if key not in notes]
         if missing:
             raise InputError(doing, f"its index has no {missing[0]}", "name a folder written by `edgefleet package`")
+        if not (release := notes[model.RELEASE_ANNOTATION]).isdecimal():
+            raise InputError(doing, f"its release is {release!r}", "name a folder written by `edgefleet package`")
 
     def _parse(self, kind: type[Record], digest: str, doing: str) -> Record:
         """A small JSON blob as a record; raises InputError or IntegrityError."""

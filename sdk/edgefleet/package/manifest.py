@@ -27,6 +27,10 @@ TITLE_ANNOTATION = "org.opencontainers.image.title"
 REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
 RELEASE_ANNOTATION = "dev.edgefleet.release"
 VARIANT_ANNOTATION = "dev.edgefleet.variant"
+RUNTIME_ANNOTATION = "dev.edgefleet.runtime"
+RUNTIME_VERSION_ANNOTATION = "dev.edgefleet.runtime-version"
+PRECISION_ANNOTATION = "dev.edgefleet.precision"
+BYTES_ANNOTATION = "dev.edgefleet.bytes"
 
 
 class Layer(StrEnum):

@@ -100,6 +100,9 @@ class Requests:
                 # Withdrawn in between: the device's next request is told `gone`.
                 log.warning("reading %s: %s", piece.digest, error)
                 continue
+            if len(content) < piece.size:
+                log.warning("reading %s: it is shorter than it was", piece.digest)
+                continue
             if connection.publish(Outgoing(topic, content, 0, retained=False)):
                 self._hub.count_sent(piece)
 

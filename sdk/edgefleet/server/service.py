@@ -9,7 +9,8 @@ import fcntl
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -108,6 +109,13 @@ class Server:
         self._commit()
         self.store.close()
 
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            log.warning("the store: %s", error)
+
     def _wait_s(self) -> float:
         """Until the next piece is due; a socket that is full wakes the loop by itself."""
         wait_s = self.hub.wait_s(time.monotonic()) if self.connection.writable else None
@@ -117,7 +125,8 @@ class Server:
         """Retained is a cache: a broker that came back may have lost all of it, presence included."""
         self._published.clear()
         self._store_version = -1
-        self.store.set_all_offline()
+        with self._patience():
+            self.store.set_all_offline()
 
     # Incoming ----------------------------------------------------------------------------------------
 
@@ -252,9 +261,10 @@ class Server:
 
     def _note_connection(self) -> None:
         if self._connected != self.connection.connected:
-            self._connected = self.connection.connected
-            failure = self.connection.last_failure
-            self.store.set_server(self.fleet, str(self.connection.address), connected=self._connected, failure=failure)
+            connected, failure = self.connection.connected, self.connection.last_failure
+            with self._patience():
+                self.store.set_server(self.fleet, str(self.connection.address), connected=connected, failure=failure)
+                self._connected = connected
 
     def _send(self, name: TopicName, device: str, message: messages.Message) -> None:
         row = TOPICS[name]

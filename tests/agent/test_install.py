@@ -1,0 +1,226 @@
+"""One installation against a hub that answers at once: what a package may hold, it must not end the agent."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgefleet import selection
+from edgefleet.package import digest as digests
+from edgefleet.package.layout import Package
+from edgefleet.package.manifest import FILEPATH_ANNOTATION, Layer, Manifest
+from edgefleet.protocol.messages import Reply, Request, RequestKind, State, Status
+from edgefleet.protocol.topics import short_digest
+from edgefleet_agent import install as module
+from edgefleet_agent.install import Install, InstallError
+from edgefleet_agent.slots import Slots
+from edgefleet_device_profiles import catalogue
+from edgefleet_device_profiles.profile import Runtime
+from sdk.packages_made import two_variants, write
+from sdk.wire_examples import DESIRED
+
+RUNTIMES = {Runtime.ONNXRUNTIME: "1.20.1"}
+
+
+class FakeTester:
+    def messages(self) -> tuple[list[dict[str, object]], bool]:
+        return [{"kind": "self_test", "ok": True, "reason": None, "max_abs_difference": 0.0}], False
+
+    def stop(self) -> None: ...
+
+
+class Host:
+    """A package behind a hub of one device; it answers when asked to."""
+
+    def __init__(self, folder: Path) -> None:
+        write(folder / "package", two_variants(folder / "inputs"))
+        self.package = Package(folder / "package")
+        self.slots = Slots(folder / "state")
+        self.asked: list[Request] = []
+        self.noted: list[str] = []
+        self.number = 0
+        self.now = 0.0
+
+    def request(self, request: Request) -> bool:
+        self.asked.append(request)
+        return True
+
+    def next_req_id(self) -> str:
+        self.number += 1
+        return f"1-{self.number}"
+
+    def note(self, kind: str, _text: str) -> None:
+        self.noted.append(kind)
+
+    def install(self, *, resumed: bool = False) -> Install:
+        deployment = DESIRED.deployment.model_copy(update={"index_digest": self.package.digest})
+        desired = DESIRED.model_copy(update={"deployment": deployment})
+        return Install(desired, catalogue.load("generic-x86-64"), RUNTIMES, self.slots, self, resumed=resumed)
+
+    def answer(self, install: Install) -> None:
+        asked, self.asked = self.asked, []
+        for request in asked:
+            content = self.package.blobs.path(request.digest).read_bytes()
+            if request.kind is RequestKind.METADATA:
+                install.on_reply(Reply(req_id=request.req_id, status=Status.OK, body=content), self.now)
+                continue
+            for first, count in request.blocks:
+                for block in range(first, first + count):
+                    start = block * digests.BLOCK_BYTES
+                    piece = content[start : start + digests.BLOCK_BYTES]
+                    install.on_piece(short_digest(request.digest), block * 4, piece, self.now)
+
+    def drive(self, install: Install, until: State, limit: int = 200) -> None:
+        for _ in range(limit):
+            if install.state is until:
+                return
+            self.now += 0.02
+            install.tick(self.now)
+            self.answer(install)
+        pytest.fail(f"still {install.state}")
+
+    def only_variant(self) -> tuple[str, Manifest]:
+        entry = next(e for e in self.package.index.manifests if "small" in (e.annotations or {}).values())
+        return entry.digest, self.package.manifest(entry.digest)
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Offer another manifest, with its right digest."""
+        old, _ = self.only_variant()
+        new = self.package.blobs.add(manifest.model_dump_json(by_alias=True, exclude_none=True).encode())
+        entries = tuple(
+            entry.model_copy(update={"digest": new}) for entry in self.package.index.manifests if entry.digest == old
+        )
+        index = self.package.index.model_copy(update={"manifests": entries})
+        self.package.digest = self.package.blobs.add(index.model_dump_json(by_alias=True, exclude_none=True).encode())
+        self.package.index = index
+
+
+@pytest.fixture(name="host")
+def _host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(module, "start_self_test", lambda *_: FakeTester())
+    return Host(tmp_path)
+
+
+def test_the_whole_way(host: Host) -> None:
+    install = host.install()
+    host.drive(install, State.ACTIVATING)
+    digest, manifest = host.only_variant()
+    assert install.spec is not None
+    assert install.spec == host.slots.check(digest)
+    pulled = [layer for layer in manifest.layers if layer.media_type != Layer.BLOCKS]
+    assert install.progress is not None
+    assert install.progress.verified_bytes == install.progress.total_bytes == sum(layer.size for layer in pulled)
+    assert host.noted == ["variant_selected", "self_test"]
+    install.close()
+    install.close()
+
+
+def test_what_is_on_disk_is_not_pulled_again_but_tested_again(host: Host) -> None:
+    host.drive(host.install(), State.ACTIVATING)
+    install = host.install()
+    host.asked.clear()
+    host.drive(install, State.ACTIVATING)
+    assert host.noted[-2:] == ["variant_selected", "self_test"]
+    assert install.progress is None
+    assert install.pulled_bytes == len(host.package.blobs.read(host.package.digest, doing="testing"))
+
+
+def test_a_restart_takes_up_what_was_pulled(host: Host) -> None:
+    first = host.install()
+    host.drive(first, State.DOWNLOADING)
+    while first.progress is None or first.progress.verified_bytes < 61_440:
+        host.now += 0.02
+        first.tick(host.now)
+        host.answer(first)
+    first.close()
+    for resumed in (False, True):
+        host.asked.clear()
+        again = host.install(resumed=resumed)
+        host.drive(again, State.DOWNLOADING)
+        assert again.progress is not None
+        assert again.progress.verified_bytes >= 61_440
+        assert (again.pulled_bytes >= 61_440) is resumed
+        again.close()
+
+
+def layers_without(manifest: Manifest, *kinds: Layer) -> Manifest:
+    return manifest.model_copy(update={"layers": tuple(e for e in manifest.layers if e.media_type not in kinds)})
+
+
+def twice_named(manifest: Manifest) -> Manifest:
+    first, second, *others = manifest.layers
+    same = second.model_copy(update={"annotations": first.annotations})
+    return manifest.model_copy(update={"layers": (first, same, *others)})
+
+
+def named(manifest: Manifest, name: str) -> Manifest:
+    first, *others = manifest.layers
+    evil = first.model_copy(update={"annotations": {FILEPATH_ANNOTATION: name}})
+    return manifest.model_copy(update={"layers": (evil, *others)})
+
+
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        ("empty", "no layers"), ("no blocks", "block digest layers"), ("twice", "same file name"),
+        ("outside", "file name"), ("fewer", "do not fit"),
+    ],
+)  # fmt: skip
+def test_a_package_that_makes_no_sense_is_refused_before_a_block_is_asked_for(
+    host: Host, which: str, said: str
+) -> None:
+    _, manifest = host.only_variant()
+    made = {
+        "empty": manifest.model_copy(update={"layers": manifest.layers[-1:]}),
+        "no blocks": layers_without(manifest, Layer.BLOCKS),
+        "twice": twice_named(manifest),
+        "outside": named(manifest, "../current"),
+        "fewer": layers_without(manifest, Layer.GOLDEN),
+    }[which]
+    host.replace_manifest(made)
+    install = host.install()
+    with pytest.raises(InstallError, match=said):
+        host.drive(install, State.VERIFYING)
+    assert not any(request.kind is RequestKind.BLOCKS for request in host.asked)
+    install.close()
+
+
+def test_a_disk_without_room_is_known_before_a_block_is_asked_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(InstallError, match=r"insufficient_storage: \d+ bytes are needed, 1000 are free"):
+        host.drive(host.install(), State.VERIFYING)
+    assert not any(request.kind is RequestKind.BLOCKS for request in host.asked)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("x"), RecursionError(), ZeroDivisionError("by 0")])
+def test_whatever_is_raised_in_a_step_ends_the_installation_and_not_the_agent(
+    host: Host, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(selection, "shortlist", fail)
+    with pytest.raises(InstallError, match=f"internal: {type(error).__name__}"):
+        host.drive(host.install(), State.ACTIVATING)
+
+
+def test_a_self_test_that_cannot_be_started_ends_the_installation(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(module, "start_self_test", fail)
+    with pytest.raises(InstallError, match="no process could be started"):
+        host.drive(host.install(), State.ACTIVATING)
+
+
+@pytest.mark.parametrize("status", [Status.GONE, Status.DENIED, Status.BAD])
+def test_a_refusal_of_what_was_asked_ends_it_and_of_anything_else_does_not(host: Host, status: Status) -> None:
+    install = host.install()
+    install.tick(0.0)
+    refusal = Reply(req_id="0-9", status=status, body=b"why")
+    install.on_reply(refusal, 0.0)
+    with pytest.raises(InstallError, match=f"the server says {status}: why"):
+        install.on_reply(refusal.model_copy(update={"req_id": host.asked[0].req_id}), 0.0)

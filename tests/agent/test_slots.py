@@ -1,0 +1,293 @@
+"""Slots: a folder that appears whole, a link that is switched at once, and files that are what they were."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgefleet import durable
+from edgefleet.package.digest import digest_of_file
+from edgefleet.package.layout import Package
+from edgefleet.package.manifest import FILEPATH_ANNOTATION, Descriptor, Layer, Manifest
+from edgefleet_agent import slots
+from edgefleet_agent.slots import SlotDamagedError, Slots, blocks_layer, file_name, layers_to_pull
+from sdk.packages_made import spec, two_variants, write
+
+
+class Made:
+    """A package, and slots to put its variants in."""
+
+    def __init__(self, folder: Path) -> None:
+        write(folder / "package", two_variants(folder / "inputs"))
+        self.package = Package(folder / "package")
+        self.state = folder / "state"
+        self.slots = Slots(self.state)
+        self.digests = list(dict.fromkeys(entry.digest for entry in self.package.index.manifests))
+
+    def manifest_bytes(self, digest: str) -> bytes:
+        return self.package.blobs.read(digest, doing="testing")
+
+    def stage(self, digest: str) -> Path:
+        """What a download leaves: a part file per layer; the block digests never reach the disk."""
+        staging, manifest = self.slots.staging(digest), self.package.manifest(digest)
+        for layer in layers_to_pull(manifest):
+            shutil.copyfile(self.package.blobs.path(layer.digest), self.slots.part(staging, layer))
+        return staging
+
+    def install(self, digest: str) -> Path:
+        self.stage(digest)
+        assert self.slots.finish(digest, self.manifest_bytes(digest)) == self.slots.check(digest)
+        return self.slots.path(digest)
+
+
+@pytest.fixture(name="made")
+def _made(tmp_path: Path) -> Made:
+    return Made(tmp_path)
+
+
+def test_a_finished_slot_holds_exactly_the_variants_files(made: Made) -> None:
+    slot = made.install(made.digests[0])
+    assert slot == made.slots.path(made.digests[0])
+    assert {path.name for path in slot.iterdir()} == {
+        "manifest.json", "small.bin", "small.1", "variant.json", "golden.npz",
+    }  # fmt: skip
+    assert made.slots.check(made.digests[0]).name == "small"
+    assert list((made.state / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["small.bin", "small.1", "variant.json", "golden.npz", "manifest.json"])
+@pytest.mark.parametrize("how", ["changed", "cut", "gone"])
+def test_damage_to_any_file_is_found(made: Made, name: str, how: str) -> None:
+    path = made.install(made.digests[0]) / name
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if how == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(SlotDamagedError, match=name.replace(".", r"\.")):
+        made.slots.check(made.digests[0])
+
+
+def test_another_variants_slot_under_this_name_is_found(made: Made) -> None:
+    first, second = (made.install(digest) for digest in made.digests)
+    shutil.rmtree(first)
+    second.rename(first)
+    with pytest.raises(SlotDamagedError):
+        made.slots.check(made.digests[0])
+
+
+def test_a_slot_that_is_not_there_is_damaged(made: Made) -> None:
+    with pytest.raises(SlotDamagedError):
+        made.slots.check(made.digests[0])
+
+
+def test_a_part_file_that_does_not_match_is_removed_and_no_slot_appears(made: Made) -> None:
+    staging = made.stage(made.digests[0])
+    (staging / "small.bin.part").write_bytes(b"x")
+    with pytest.raises(SlotDamagedError, match=r"small\.bin"):
+        made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    assert not (staging / "small.bin.part").exists()
+    assert not made.slots.path(made.digests[0]).exists()
+    # The other files stay: only the damaged one is pulled again.
+    shutil.copyfile(
+        made.package.blobs.path(made.package.manifest(made.digests[0]).layers[0].digest), staging / "small.bin.part"
+    )
+    made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    made.slots.check(made.digests[0])
+
+
+def test_each_file_is_read_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a board with an SD card hashing a model takes as long as pulling it."""
+    made.stage(made.digests[0])
+    hashed: list[str] = []
+    real = digest_of_file
+
+    def counting(path: Path) -> str:
+        hashed.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(slots, "digest_of_file", counting)
+    made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    assert sorted(hashed) == ["golden.npz.part", "small.1.part", "small.bin.part", "variant.json.part"]
+
+
+def test_settings_that_are_none_make_no_slot(made: Made) -> None:
+    """A package of another tool: whole by its digests, and still nothing that could run."""
+    manifest = made.package.manifest(made.digests[0])
+    text = made.package.blobs.add(b"[]")
+    layers = tuple(
+        layer.model_copy(update={"digest": text, "size": 2}) if layer.media_type == Layer.SETTINGS else layer
+        for layer in manifest.layers
+    )
+    content = manifest.model_copy(update={"layers": layers}).model_dump_json(by_alias=True, exclude_none=True).encode()
+    digest = made.package.blobs.add(content)
+    made.stage(digest)
+    with pytest.raises(SlotDamagedError) as caught:
+        made.slots.finish(digest, content)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not made.slots.path(digest).exists()
+
+
+def test_finishing_again_after_a_power_cut_in_the_middle(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.stage(made.digests[0])
+
+    def cut(_path: Path, _content: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "write_file", cut)
+        with pytest.raises(KeyboardInterrupt):
+            made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    assert not made.slots.path(made.digests[0]).exists()
+    again = Slots(made.state)
+    again.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    assert again.check(made.digests[0]).name == "small"
+
+
+def test_a_damaged_slot_is_replaced_whole(made: Made) -> None:
+    slot = made.install(made.digests[0])
+    (slot / "small.bin").write_bytes(b"")
+    (slot / "rubbish").write_bytes(b"")
+    made.install(made.digests[0])
+    made.slots.check(made.digests[0])
+    assert not (slot / "rubbish").exists()
+
+
+# The link ---------------------------------------------------------------------------------------------
+
+
+def test_current_is_switched_by_one_rename(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (made.install(digest) for digest in made.digests)
+    current = made.state / "current"
+    made.slots.activate(made.digests[0])
+    assert current.resolve() == first.resolve()
+    seen: list[Path] = []
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        seen.append(current.resolve())
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    made.slots.activate(made.digests[1])
+    assert seen == [first.resolve()]
+    assert current.resolve() == second.resolve()
+    assert sorted(path.name for path in made.state.iterdir()) == ["current", "slots", "staging"]
+
+
+def test_the_link_still_holds_when_the_state_folder_is_moved(made: Made, tmp_path: Path) -> None:
+    made.install(made.digests[0])
+    made.slots.activate(made.digests[0])
+    made.state.rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "current" / "manifest.json").read_bytes() == made.manifest_bytes(made.digests[0])
+
+
+def test_a_link_left_from_a_power_cut_is_no_obstacle(made: Made) -> None:
+    made.install(made.digests[0])
+    (made.state / ".current.new").symlink_to("slots/nothing")
+    made.slots.activate(made.digests[0])
+    assert (made.state / "current" / "manifest.json").exists()
+    assert not os.path.lexists(made.state / ".current.new")
+
+
+def test_collect_keeps_the_one_that_runs(made: Made) -> None:
+    for digest in made.digests:
+        made.install(digest)
+    made.stage(made.digests[0])
+    made.slots.collect(made.digests[1])
+    assert list((made.state / "slots").iterdir()) == [made.slots.path(made.digests[1])]
+    assert list((made.state / "staging").iterdir()) == []
+    made.slots.check(made.digests[1])
+
+
+def test_collect_keeps_what_is_being_assembled(made: Made) -> None:
+    for digest in made.digests:
+        made.stage(digest)
+    made.slots.collect(None, made.digests[0])
+    assert list((made.state / "staging").iterdir()) == [made.slots.staging(made.digests[0])]
+    made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    made.slots.collect(None)
+    assert list((made.state / "slots").iterdir()) == []
+    made.slots.collect(None)
+
+
+def test_collect_is_by_variant_not_by_place(made: Made) -> None:
+    """The variant that runs is assembled anew: its slot is kept, and what is half assembled is too when asked for."""
+    made.install(made.digests[0])
+    made.stage(made.digests[0])
+    made.slots.collect(made.digests[0], made.digests[0])
+    made.slots.check(made.digests[0])
+    assert (made.slots.staging(made.digests[0]) / "small.bin.part").exists()
+    made.slots.collect(made.digests[0])
+    made.slots.check(made.digests[0])
+    assert list((made.state / "staging").iterdir()) == []
+
+
+# Names ------------------------------------------------------------------------------------------------
+
+LAYER = Descriptor(media_type=Layer.MODEL, digest="sha256:" + "a" * 64, size=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a/../../b", ".hidden", "x/", "slots/../current"]
+)
+def test_a_name_that_would_leave_the_slot_is_refused(tmp_path: Path, name: str) -> None:
+    layer = LAYER.model_copy(update={"annotations": {FILEPATH_ANNOTATION: name}})
+    with pytest.raises(ValueError, match="file name"):
+        Slots.part(tmp_path, layer)
+
+
+def test_a_layer_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="file name"):
+        file_name(LAYER)
+
+
+@pytest.mark.parametrize(
+    "model_file", ["../../outside.bin", "/etc/passwd", "golden.npz", "variant.json", "none.bin", ""]
+)
+def test_a_model_file_that_is_no_model_layer_is_refused(made: Made, model_file: str) -> None:
+    """What the runtime opens must be one of the files whose digests were checked."""
+    manifest = made.package.manifest(made.digests[0])
+    evil = spec("small").model_copy(update={"model_file": model_file}).model_dump_json().encode()
+    text = made.package.blobs.add(evil)
+    layers = tuple(
+        layer.model_copy(update={"digest": text, "size": len(evil)}) if layer.media_type == Layer.SETTINGS else layer
+        for layer in manifest.layers
+    )
+    content = manifest.model_copy(update={"layers": layers}).model_dump_json(by_alias=True, exclude_none=True).encode()
+    digest = made.package.blobs.add(content)
+    made.stage(digest)
+    with pytest.raises(SlotDamagedError, match="model file"):
+        made.slots.finish(digest, content)
+    assert not made.slots.path(digest).exists()
+    # A slot of an older agent, finished without that check, does not run either.
+    made.stage(digest).rename(made.slots.path(digest))
+    slot = made.slots.path(digest)
+    for part in slot.glob("*.part"):
+        part.rename(part.with_suffix(""))
+    (slot / "manifest.json").write_bytes(content)
+    with pytest.raises(SlotDamagedError, match="model file"):
+        made.slots.check(digest)
+
+
+def test_two_layers_of_one_name_make_no_slot(made: Made) -> None:
+    manifest = made.package.manifest(made.digests[0])
+    twice = manifest.model_copy(update={"layers": (manifest.layers[1], manifest.layers[0].model_copy(
+        update={"annotations": {FILEPATH_ANNOTATION: "small.1"}}), *manifest.layers[2:])})  # fmt: skip
+    content = twice.model_dump_json(by_alias=True, exclude_none=True).encode()
+    digest = made.package.blobs.add(content)
+    made.stage(digest)
+    with pytest.raises(SlotDamagedError):
+        made.slots.finish(digest, content)
+
+
+def test_block_digests_are_one_layer_and_no_part_of_what_is_pulled(made: Made) -> None:
+    manifest = made.package.manifest(made.digests[0])
+    assert blocks_layer(manifest) not in layers_to_pull(manifest)
+    assert len(layers_to_pull(manifest)) == len(manifest.layers) - 1
+    for layers in ((), manifest.layers + manifest.layers):
+        with pytest.raises(ValueError, match="block digest layers"):
+            blocks_layer(Manifest(config=manifest.config, layers=layers))

@@ -1,0 +1,134 @@
+"""Selection: the shortlist's order and the reason for every refusal."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edgefleet.package.layout import Package
+from edgefleet.package.manifest import Descriptor, Index, Platform
+from edgefleet.selection import Candidate, candidates, shortlist
+from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
+from sdk.packages_made import two_variants, write
+
+LITERT, ORT, OPENVINO = Runtime.LITERT, Runtime.ONNXRUNTIME, Runtime.OPENVINO
+INSTALLED = {LITERT: "2.3.0", ORT: "1.22.1"}
+
+
+def allowed(name: Runtime, version: str, *precisions: Precision) -> AllowedRuntime:
+    return AllowedRuntime(name=name, version=version, precisions=precisions, reason=f"{name} is here")
+
+
+PROFILE = Profile.model_validate(
+    {
+        "id": "board",
+        "title": "A board",
+        "sources": ["made up"],
+        "cpu": {"architecture": "arm64", "cores": 4, "clock_mhz": 1000},
+        "memory": {"total_mib": 1024},
+        "runtimes": [
+            allowed(LITERT, ">=2.1", Precision.INT8, Precision.FP32),
+            allowed(ORT, ">=1.20,<2", Precision.INT8),
+        ],
+        "power": {"idle_w": 1.0, "max_w": 2.0, "scope": "package"},
+    }
+)
+GOOD = Candidate("sha256:" + "0" * 64, "litert-int8", "litert", ">=2.3", "int8", "arm64", 1000)
+LITERT_FP32 = replace(GOOD, digest="sha256:" + "1" * 64, name="litert-fp32", precision="fp32", size_bytes=10)
+ORT_INT8 = Candidate("sha256:" + "2" * 64, "onnxruntime-int8", "onnxruntime", ">=1.22", "int8", "arm64", 1)
+
+
+def only(offered: Candidate, installed: Mapping[Runtime, str] = INSTALLED) -> tuple[int | None, str]:
+    (verdict,) = shortlist(PROFILE, installed, [offered])
+    assert verdict.candidate == offered
+    return verdict.rank, verdict.reason
+
+
+def test_the_profiles_order_counts_before_size_and_before_the_order_of_the_offer() -> None:
+    for offered in itertools.permutations([GOOD, LITERT_FP32, ORT_INT8]):
+        verdicts = shortlist(PROFILE, INSTALLED, offered)
+        assert [v.candidate.name for v in verdicts] == ["litert-int8", "litert-fp32", "onnxruntime-int8"]
+        assert [v.rank for v in verdicts] == [0, 1, 2]
+        assert verdicts[0].reason == "litert int8: litert is here"
+
+
+def test_of_two_alike_the_smaller_wins_then_the_digest() -> None:
+    small, twin = replace(GOOD, digest="sha256:" + "9" * 64, size_bytes=999), replace(GOOD, digest="sha256:" + "f" * 64)
+    for offered in itertools.permutations([GOOD, small, twin]):
+        assert [v.candidate for v in shortlist(PROFILE, INSTALLED, offered)] == [small, GOOD, twin]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architecture": "amd64"}, "it is for amd64, the device is arm64"),
+        ({"runtime": "coreml"}, "does not list the runtime coreml"),
+        ({"runtime": "openvino"}, "does not list the runtime openvino"),
+        ({"runtime": ""}, "does not list the runtime"),
+        ({"precision": "int4-weights"}, "does not list int4-weights for litert"),
+        ({"precision": ""}, "for litert"),
+        ({"runtime": "onnxruntime", "precision": "fp32"}, "does not list fp32 for onnxruntime"),
+        ({"runtime_version": ">=2.4"}, "litert 2.3.0 is installed, >=2.4 is needed"),
+        ({"runtime_version": "newest"}, "newest"),
+    ],
+)
+def test_every_refusal_says_why(changes: dict[str, Any], reason: str) -> None:
+    rank, said = only(replace(GOOD, **changes))
+    assert rank is None
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [
+        ({}, "the runtime litert is not installed"),
+        ({ORT: "1.22.1"}, "the runtime litert is not installed"),
+        ({LITERT: "2.0.9"}, "litert 2.0.9 is installed, >=2.3 is needed"),
+        ({LITERT: "unknown"}, "litert unknown"),
+        ({LITERT: ""}, "litert"),
+    ],
+)
+def test_what_is_installed_decides(installed: dict[Runtime, str], reason: str) -> None:
+    rank, said = only(GOOD, installed)
+    assert rank is None
+    assert reason in said
+
+
+def test_the_profiles_own_range_counts_too() -> None:
+    rank, said = only(replace(ORT_INT8, runtime_version=""), {ORT: "2.0"})
+    assert rank is None
+    assert "<2" in said
+
+
+def test_a_prerelease_of_a_runtime_counts() -> None:
+    assert only(GOOD, {LITERT: "2.4.0.dev20250101"})[0] == 0
+
+
+def test_the_refused_follow_the_ranked_and_none_is_lost() -> None:
+    foreign = replace(GOOD, architecture="amd64")
+    verdicts = shortlist(PROFILE, INSTALLED, [foreign, ORT_INT8, GOOD])
+    assert [(v.candidate, v.rank) for v in verdicts] == [(GOOD, 0), (ORT_INT8, 1), (foreign, None)]
+    assert shortlist(PROFILE, INSTALLED, []) == []
+
+
+def test_candidates_of_a_package(tmp_path: Any) -> None:
+    write(tmp_path / "package", two_variants(tmp_path / "inputs"))
+    package = Package(tmp_path / "package")
+    found = candidates(package.index)
+    assert [(c.name, c.architecture, c.runtime, c.precision) for c in found] == [
+        ("small", "amd64", "onnxruntime", "int8"),
+        ("wide", "amd64", "litert", "int8"),
+        ("wide", "arm64", "litert", "int8"),
+    ]
+    assert found[0].size_bytes == sum(layer.size for layer in package.manifest(found[0].digest).layers)
+    assert found[0].runtime_version == ">=1.0"
+
+
+def test_entries_of_other_tools_are_skipped() -> None:
+    entry = Descriptor(media_type="x", digest=GOOD.digest, size=1, platform=Platform(architecture="arm64"))
+    noted = entry.model_copy(update={"platform": None, "annotations": {"dev.edgefleet.variant": "v"}})
+    assert candidates(Index(manifests=(entry, noted))) == []

@@ -1,0 +1,450 @@
+"""The store: what is acknowledged is stored, once, and nothing measured is mixed with an estimate."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgefleet.errors import StorageError
+from edgefleet.protocol.messages import Accuracy, EstimatedPower, Latency, MeasuredPower, State
+from edgefleet.server.store import Store
+from sdk import wire_examples
+from sdk.wire_examples import (
+    DEPLOYMENT,
+    DESIRED,
+    ESTIMATED_WINDOW,
+    FACTS,
+    MANIFEST,
+    SPOOL,
+    STATE,
+    WINDOW,
+    event,
+    telemetry,
+)
+
+PI = "pi-kitchen"
+ANOTHER_SPOOL = "0b0b"
+
+
+@pytest.fixture(name="store")
+def _store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "data" / "store.sqlite")
+    store.add_facts(PI, FACTS, 1000.0)
+    return store
+
+
+def take(store: Store, *seqs: int, oldest: int = 1) -> int:
+    for seq in seqs:
+        store.add_event(PI, event(seq, oldest), 5000.0)
+    return store.advance(PI, SPOOL, oldest)
+
+
+# Acknowledgement --------------------------------------------------------------------------------------
+
+
+def test_acknowledged_is_what_has_no_gap_below(store: Store) -> None:
+    assert take(store) == 0
+    assert take(store, 1, 2) == 2
+    assert take(store, 5, 4) == 2
+    assert take(store, 3) == 5
+    assert take(store, 3) == 5
+
+
+def test_windows_and_events_share_their_numbers(store: Store) -> None:
+    store.add_telemetry(PI, telemetry(1), 5000.0)
+    store.add_telemetry(PI, telemetry(3), 5000.0)
+    assert take(store, 2) == 3
+
+
+def test_what_the_device_gave_up_is_no_gap(store: Store) -> None:
+    assert take(store, 1, 7, 8) == 1
+    assert take(store, oldest=7) == 8
+    assert take(store, 9, oldest=9) == 9
+
+
+def test_an_older_oldest_number_never_moves_it_back(store: Store) -> None:
+    assert take(store, 50, oldest=50) == 50
+    assert take(store, 51, oldest=1) == 51
+
+
+def test_each_device_and_spool_counts_for_itself(store: Store) -> None:
+    take(store, 1, 2, 3)
+    assert store.advance("nuc", SPOOL, 1) == 0
+    assert store.advance(PI, ANOTHER_SPOOL, 1) == 0
+    store.add_event(PI, event(1, spool_id=ANOTHER_SPOOL), 5000.0)
+    assert store.advance(PI, ANOTHER_SPOOL, 1) == 1
+    assert store.advance(PI, SPOOL, 1) == 3
+
+
+def test_a_spool_begun_anew_repeats_no_name(store: Store) -> None:
+    """The disk lost the spool, not the enrolment: number 1 comes again, and is another message."""
+    store.add_telemetry(PI, telemetry(1), 1.0)
+    store.add_telemetry(PI, telemetry(1, spool_id=ANOTHER_SPOOL), 2.0)
+    assert store.telemetry(PI, MANIFEST).windows == 2
+
+
+def test_a_repeat_with_other_content_changes_nothing(store: Store) -> None:
+    store.add_telemetry(PI, telemetry(1), 1.0)
+    store.add_telemetry(PI, telemetry(1, window=WINDOW.model_copy(update={"count": 7})), 2.0)
+    assert store.telemetry(PI, MANIFEST).inferences == 200
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(range(1, 13)), st.sets(st.integers(1, 12)))
+def test_in_any_order_with_repeats_the_number_is_the_lowest_missing_less_one(
+    order: list[int], repeated: set[int]
+) -> None:
+    store = Store(Path(":memory:"))
+    seen: set[int] = set()
+    for seq in order:
+        for _ in range(2 if seq in repeated else 1):
+            seen.add(seq)
+            acknowledged = take(store, seq)
+            assert acknowledged == next(n for n in range(13) if n + 1 not in seen)
+    store.close()
+
+
+def test_a_repeated_window_is_counted_once(store: Store) -> None:
+    for _ in range(3):
+        store.add_telemetry(PI, telemetry(1), 5000.0)
+        store.add_event(PI, event(2), 5000.0)
+    assert store.telemetry(PI, MANIFEST).inferences == 200
+    assert store.events(PI) == [("accepted", "event 2")]
+
+
+# Totals -----------------------------------------------------------------------------------------------
+
+
+def test_totals_add_up(store: Store) -> None:
+    store.add_telemetry(PI, telemetry(1), 5000.0)
+    unlabelled = WINDOW.model_copy(update={"accuracy": None, "errors": 0})
+    store.add_telemetry(PI, telemetry(2, window=unlabelled), 5000.0)
+    found = store.telemetry(PI, MANIFEST)
+    assert (found.windows, found.inferences, found.errors) == (2, 400, 1)
+    assert (found.correct, found.labelled) == (190, 200)
+    assert (found.watts, found.power_source, found.low_w) == (3.5, "measured", None)
+
+
+@pytest.mark.parametrize("estimated_first", [True, False])
+def test_measured_is_never_averaged_with_estimated(store: Store, estimated_first: bool) -> None:
+    windows = [
+        ESTIMATED_WINDOW.model_copy(update={"power": EstimatedPower(
+            watts=100.0, low_w=50.0, high_w=200.0, scope="package", reason="no sensor")}),
+        WINDOW.model_copy(update={"power": MeasuredPower(watts=2.0, scope="package")}),
+        WINDOW.model_copy(update={"power": MeasuredPower(watts=4.0, scope="package")}),
+    ]  # fmt: skip
+    for seq, window in enumerate(windows if estimated_first else windows[::-1], start=1):
+        store.add_telemetry(PI, telemetry(seq, window=window), 5000.0)
+    found = store.telemetry(PI, MANIFEST)
+    assert (found.watts, found.power_source, found.power_scope) == (3.0, "measured", "package")
+    assert (found.low_w, found.high_w, found.power_reason) == (None, None, None)
+
+
+def test_only_estimates_are_shown_with_their_range_and_reason(store: Store) -> None:
+    store.add_telemetry(PI, telemetry(1, window=ESTIMATED_WINDOW), 5000.0)
+    found = store.telemetry(PI, MANIFEST)
+    assert (found.watts, found.low_w, found.high_w) == (4.5, 2.7, 12.0)
+    assert (found.power_source, found.power_reason) == ("estimated", "the board is simulated")
+    assert (found.p50_ms, found.p90_ms, found.labelled) == (None, None, 0)
+    assert found.latency_reason == "3 runs: p50 needs 7 runs, p90 needs 64 runs"
+
+
+def test_percentiles_are_of_the_window_that_came_last_and_has_them_and_never_averaged(store: Store) -> None:
+    """By arrival: a device's clock may have jumped, and a spool begun anew counts from 1 again."""
+    arrivals = [(9.0, 30.0, 8, SPOOL), (5.0, 20.0, 9, SPOOL), (7.0, 10.0, 1, ANOTHER_SPOOL), (None, 40.0, 2, SPOOL)]
+    for now, (p90, started, seq, spool_id) in enumerate(arrivals):
+        latency = Latency(p50_ms=p90 and p90 / 2, p90_ms=p90, reason=None if p90 else "few")
+        window = WINDOW.model_copy(update={"latency": latency, "started_at": started})
+        store.add_telemetry(PI, telemetry(seq, window=window, spool_id=spool_id), float(now))
+    found = store.telemetry(PI, MANIFEST)
+    assert (found.p50_ms, found.p90_ms, found.latency_reason) == (3.5, 7.0, None)
+
+
+def test_of_windows_that_came_together_the_last_numbered_is_the_newest(store: Store) -> None:
+    for seq in (3, 1, 2):
+        latency = Latency(p50_ms=1.0, p90_ms=float(seq))
+        store.add_telemetry(PI, telemetry(seq, window=WINDOW.model_copy(update={"latency": latency})), 5000.0)
+    assert store.telemetry(PI, MANIFEST).p90_ms == 3.0
+
+
+def test_events_come_in_the_order_in_which_they_came(store: Store) -> None:
+    for now, (seq, spool_id) in enumerate([(7, SPOOL), (1, ANOTHER_SPOOL), (8, SPOOL)]):
+        store.add_event(PI, event(seq, spool_id=spool_id), float(now))
+    assert [text for _, text in store.events(PI)] == ["event 7", "event 1", "event 8"]
+
+
+def test_another_variant_or_device_is_not_mixed_in(store: Store) -> None:
+    other = WINDOW.model_copy(update={"digest": "sha256:" + "9" * 64, "accuracy": Accuracy(correct=0, labelled=5)})
+    store.add_telemetry(PI, telemetry(1), 5000.0)
+    store.add_telemetry(PI, telemetry(2, window=other), 5000.0)
+    store.add_telemetry("nuc", telemetry(1), 5000.0)
+    assert store.telemetry(PI, MANIFEST).windows == 1
+    nothing = store.telemetry(PI, "sha256:" + "8" * 64)
+    assert (nothing.windows, nothing.inferences, nothing.watts, nothing.p90_ms) == (0, 0, None, None)
+
+
+# Presence and state -----------------------------------------------------------------------------------
+
+
+def online(store: Store, device: str = PI) -> bool:
+    row = store.device(device)
+    assert row is not None
+    return row.online
+
+
+def say(store: Store, connection: int, enrolment_id: str = "e1", *, online: bool, device: str = PI) -> bool:
+    return store.set_online(device, wire_examples.online(connection, enrolment_id, online=online))
+
+
+def test_an_older_will_marks_no_newer_connection_offline(store: Store) -> None:
+    assert say(store, 4, online=True)
+    assert not say(store, 3, online=False)
+    assert online(store)
+    assert say(store, 4, online=False)
+    assert not online(store)
+    assert not say(store, 3, online=True)
+    assert not online(store)
+    assert say(store, 5, online=True)
+    assert online(store)
+
+
+def test_a_hello_says_nothing_of_presence_but_its_connection_outdates_older_wills(store: Store) -> None:
+    """What is retained on the broker may be the hello of a device that is long gone."""
+    assert not online(store)
+    say(store, 3, online=True)
+    store.add_facts(PI, FACTS.model_copy(update={"connection": 9}), 2000.0)
+    assert online(store)
+    assert not say(store, 8, online=False)
+    assert online(store)
+
+
+def test_presence_of_a_device_that_never_said_hello_changes_nothing(store: Store) -> None:
+    assert not say(store, 9, online=True, device="nuc")
+    assert store.device("nuc") is None
+    store.add_facts("nuc", FACTS, 1.0)
+    assert not online(store, "nuc")
+
+
+def test_presence_of_another_enrolment_changes_nothing(store: Store) -> None:
+    say(store, 5, online=True)
+    assert not say(store, 1000, "e0", online=False)
+    assert online(store)
+
+
+def test_a_device_that_begins_anew_counts_its_connections_anew(store: Store) -> None:
+    """A new enrolment (state folder lost, card swapped) counts its connections from 1 again."""
+    say(store, 57, online=True)
+    store.add_facts(PI, FACTS.model_copy(update={"enrolment_id": "e2", "connection": 1}), 2000.0)
+    assert not online(store)
+    assert say(store, 1, "e2", online=True)
+    assert online(store)
+    assert say(store, 1, "e2", online=False)
+    assert not online(store)
+
+
+def test_all_are_offline_until_the_broker_says_otherwise(store: Store) -> None:
+    store.add_facts("nuc", FACTS, 1.0)
+    for device in (PI, "nuc"):
+        say(store, 4, online=True, device=device)
+    store.set_all_offline()
+    assert [row.online for row in store.devices()] == [False, False]
+    assert say(store, 4, online=True)
+    assert online(store)
+
+
+def test_seen_is_when_it_was_heard_of(store: Store) -> None:
+    store.set_seen(PI, 7777.0)
+    store.set_seen("nobody", 7777.0)
+    assert [(row.device, row.seen_at) for row in store.devices()] == [(PI, 7777.0)]
+
+
+def test_open_are_the_devices_that_are_there_and_have_not_answered(store: Store) -> None:
+    for device in ("gone", "done", "free"):
+        store.add_facts(device, FACTS, 1.0)
+    for device in (PI, "gone", "done"):
+        store.set_desired(DESIRED.model_copy(update={"device": device}))
+    for device in (PI, "done", "free"):
+        say(store, 4, online=True, device=device)
+    store.set_state("done", STATE, 1.0)
+    store.set_state(PI, STATE.model_copy(update={"state": State.DOWNLOADING}), 1.0)
+    assert store.open_devices() == [PI]
+
+
+def test_state_is_shown(store: Store) -> None:
+    store.set_state(PI, STATE, 1234.0)
+    row = store.device(PI)
+    assert row is not None
+    assert (row.state, row.reason, row.generation) == (State.FAILED, STATE.reason, STATE.generation)
+    assert (row.variant, row.digest, row.seen_at) == ("onnxruntime-int8", MANIFEST, 1234.0)
+    assert (row.verified_bytes, row.total_bytes, row.pulled_bytes, row.bad_blocks) == (61440, 61441, 122_880, 1)
+    store.set_state(PI, STATE.model_copy(update={"active": None, "progress": None}), 1235.0)
+    row = store.device(PI)
+    assert row is not None
+    assert (row.variant, row.digest, row.verified_bytes) == (None, None, None)
+
+
+def test_a_hello_of_a_new_enrolment_resets_the_generation(store: Store) -> None:
+    store.set_state(PI, STATE, 1.0)
+    store.add_facts(PI, FACTS, 2.0)
+    assert [row.generation for row in store.devices()] == [STATE.generation]
+    store.add_facts(PI, FACTS.model_copy(update={"enrolment_id": "e2"}), 3.0)
+    (row,) = store.devices()
+    assert (row.generation, row.state, row.reason, row.digest, row.variant) == (0, None, None, None, None)
+    assert (row.verified_bytes, row.total_bytes, row.pulled_bytes, row.bad_blocks) == (None, None, 0, 0)
+    assert (row.online, row.sent_bytes, row.enrolment_id) == (False, 0, "e2")
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_a_terminal_state_of_that_generation_is_its_outcome(store: Store, state: State) -> None:
+    store.set_desired(DESIRED)
+    generation = DESIRED.generation
+    store.set_state(PI, STATE.model_copy(update={"state": state, "generation": generation - 1}), 1.0)
+    assert store.outcome(PI, generation) is None
+    store.set_state(PI, STATE.model_copy(update={"state": state}), 2.0)
+    ended = state in {State.COMMITTED, State.FAILED, State.NO_MODEL}
+    assert store.outcome(PI, generation) == ((state, STATE.reason) if ended else None)
+    store.set_desired(DESIRED.model_copy(update={"generation": generation + 1}))
+    assert store.outcome(PI, generation) is None
+    assert store.outcome(PI, generation + 1) is None
+
+
+def test_a_state_of_another_enrolment_changes_nothing(store: Store) -> None:
+    """What a replaced device left behind on the broker says nothing about the one that is there now."""
+    store.set_desired(DESIRED)
+    store.set_state(PI, STATE.model_copy(update={"enrolment_id": "e0"}), 1.0)
+    row = store.device(PI)
+    assert row is not None
+    assert (row.state, row.generation, row.seen_at) == (None, 0, 1000.0)
+    assert store.outcome(PI, DESIRED.generation) is None
+
+
+def test_sent_bytes_add_up(store: Store) -> None:
+    store.add_sent_bytes([(PI, 10), ("nobody", 5)])
+    store.add_sent_bytes([(PI, 7)])
+    assert [row.sent_bytes for row in store.devices()] == [17]
+
+
+def test_desired_states_are_replaced_whole(store: Store) -> None:
+    assert store.desired(PI) is None
+    store.set_desired(DESIRED)
+    store.set_desired(DESIRED.model_copy(update={"generation": 9}))
+    found = store.desired(PI)
+    assert found is not None
+    assert found == DESIRED.model_copy(update={"generation": 9})
+    assert store.desired_generations() == {PI: 9}
+
+
+def test_devices_come_by_name(store: Store) -> None:
+    for name in ("zeta", "alpha"):
+        store.add_facts(name, FACTS, 1.0)
+    assert [row.device for row in store.devices()] == ["alpha", PI, "zeta"]
+    assert store.device("nobody") is None
+
+
+# The file ---------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_all_or_nothing(store: Store) -> None:
+    def half() -> None:
+        with store.transaction():
+            store.add_event(PI, event(1), 5000.0)
+            store.set_desired(DESIRED)
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert store.events(PI) == []
+    assert store.desired(PI) is None
+    with store.transaction():
+        store.add_event(PI, event(1), 5000.0)
+    assert len(store.events(PI)) == 1
+
+
+def test_a_savepoint_costs_only_what_is_in_it(store: Store) -> None:
+    def strange(seq: int) -> None:
+        with store.savepoint():
+            store.add_event(PI, event(seq), 1.0)
+            raise ValueError("strange")
+
+    with store.transaction():
+        for seq in (1, 2, 3):
+            if seq == 2:
+                with pytest.raises(ValueError, match="strange"):
+                    strange(seq)
+            else:
+                with store.savepoint():
+                    store.add_event(PI, event(seq), 1.0)
+    assert [text for _, text in store.events(PI)] == ["event 1", "event 3"]
+
+
+def test_another_process_commits_and_this_one_sees_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = Store(path)
+    before = store.changed()
+    store.add_deployment(DEPLOYMENT, 1.0)
+    assert store.changed() == before
+    code = (
+        "import sys; from pathlib import Path; from edgefleet.server.store import Store\n"
+        "from edgefleet.protocol.messages import Desired\n"
+        "Store(Path(sys.argv[1])).set_desired(Desired.decode(sys.argv[2].encode()))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path), DESIRED.encode().decode()], check=True)
+    assert store.changed() != before
+    assert store.desired(PI) == DESIRED
+
+
+def test_it_is_all_there_after_opening_again(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    first = Store(path)
+    first.set_server("home", "127.0.0.1:1883", connected=True, failure=None)
+    first.add_facts(PI, FACTS, 1.0)
+    take(first, 1, 2)
+    first.close()
+    again = Store(path)
+    row = again.server()
+    assert row is not None
+    assert (row["fleet"], row["connected"]) == ("home", 1)
+    assert again.advance(PI, SPOOL, 1) == 2
+    again.set_server("home", "127.0.0.1:1883", connected=False, failure="refused")
+    assert again.server() is not None
+
+
+def test_no_server_yet(tmp_path: Path) -> None:
+    assert Store(tmp_path / "store.sqlite").server() is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "garbage", "below a file"])
+def test_a_store_that_cannot_be_opened_is_a_storage_error(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "store.sqlite"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "garbage":
+        path.write_bytes(b"this is not a database, it is a text of some length\n" * 100)
+    else:
+        path.write_text("")
+        path /= "store.sqlite"
+    with pytest.raises(StorageError, match="opening the store"):
+        Store(path)
+
+
+def test_a_failing_commit_leaves_the_store_usable(store: Store) -> None:
+    """A full disk shows at COMMIT as often as before it; the next transaction must be able to begin."""
+    store._db.execute("PRAGMA foreign_keys = ON")
+    store._db.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+    store._db.execute("CREATE TABLE child (id REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
+
+    def failing() -> None:
+        with store.transaction():
+            store._db.execute("INSERT INTO child VALUES (1)")
+
+    with pytest.raises((sqlite3.Error, StorageError)):
+        failing()
+    with store.transaction():
+        store.add_event(PI, event(1), 5000.0)
+    assert len(store.events(PI)) == 1
