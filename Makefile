@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-full check format clean
+.PHONY: demo test test-full conformance check format clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgefleet demo $(if $(KEEP),--keep)
@@ -14,6 +14,9 @@ test: $(INSTALLED)
 
 test-full: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+conformance: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m conformance
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,6 +3,6 @@
 `lower` is the way in; it does not quantise.
 """
 
-from edgefleet_converters.tflite.lowering import Lowered, lower
+from edgefleet_converters.tflite.lowering import Layout, Lowered, LoweredTensor, lower
 
-__all__ = ["Lowered", "lower"]
+__all__ = ["Layout", "Lowered", "LoweredTensor", "lower"]

@@ -16,6 +16,17 @@ FUSED = {
     Activation.RELU: schema.ActivationFunctionType.RELU,
     Activation.RELU6: schema.ActivationFunctionType.RELU6,
 }
+# Operators that no runtime knows at version 1.
+_FIRST_VERSION = {"BROADCAST_TO": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """real = scale x (stored - zero point); one pair, or one for each index of `axis`."""
+
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    axis: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +37,12 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     data: Array | None = None
+    quantization: Quantization | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,21 +63,42 @@ class Draft:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
 
-    def constant(self, name: str, array: Array) -> str:
-        """Add a constant under a free name like `name`, which is returned; an equal one is used again."""
+    def constant(self, name: str, array: Array, quantization: Quantization | None = None) -> str:
+        """Add a constant under a free name like `name`, which is returned; the same array is used again."""
         free, number = name, 1
         while (known := self.tensors.get(free)) is not None and known.data is not array:
             free, number = f"{name};{number}", number + 1
-        self.tensors[free] = Tensor(free, array.shape, str(array.dtype), array)
+        self.tensors[free] = Tensor(free, array.shape, str(array.dtype), array, quantization)
         return free
 
-    def temporary(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> str:
-        """Add a tensor that is computed at run time; returns its name."""
-        self.tensors[name] = Tensor(name, shape, dtype)
-        return name
+    def temporary(
+        self, name: str, shape: tuple[int, ...], dtype: str = "float32", quantization: Quantization | None = None
+    ) -> str:
+        """Add a tensor that is computed at run time under a free name like `name`; returns that name."""
+        free, number = name, 1
+        while free in self.tensors:
+            free, number = f"{name};{number}", number + 1
+        self.tensors[free] = Tensor(free, shape, dtype, None, quantization)
+        return free
 
     def emit(
-        self, code: int, inputs: tuple[str, ...], output: str, options: object | None = None, version: int = 1
+        self,
+        operator: str,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        options: object | None = None,
+        version: int = 1,
     ) -> None:
-        """Append an operator with one output; `version` is the oldest kernel version that can run it."""
-        self.operators.append(Operator(code, inputs, (output,), options, version))
+        """Append an operator by its BuiltinOperator name; `version` is the oldest kernel version that can run it."""
+        code = getattr(schema.BuiltinOperator, operator)
+        self.operators.append(Operator(code, inputs, outputs, options, max(version, _FIRST_VERSION.get(operator, 1))))
+
+
+def options_of(table: str, **fields: object) -> object:
+    """An options table by its schema name without `Options`, with its fields set."""
+    options: object = getattr(schema, f"{table}OptionsT")()
+    for name, value in fields.items():
+        if not hasattr(options, name):
+            raise AttributeError(f"{table}Options has no field {name}")
+        setattr(options, name, value)
+    return options

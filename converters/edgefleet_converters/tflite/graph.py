@@ -43,7 +43,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """One operation, named as in ONNX; an absent optional input is an empty string."""
+    """One operation, named as in ONNX (with its domain, unless that is the standard one).
+
+    An absent optional input or output is an empty string. `opset` is the version of the domain that gives the
+    operator its meaning: inside an inlined function body it may differ from the model's.
+    """
 
     name: str
     operator: str
@@ -51,10 +55,15 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, object] = field(default_factory=dict)
     activation: Activation = Activation.NONE
+    opset: int = 1
 
     def input(self, position: int) -> str:
         """Name of an input; empty when the node does not have it."""
         return self.inputs[position] if position < len(self.inputs) else ""
+
+    def output(self, position: int) -> str:
+        """Name of an output; empty when the node does not have it."""
+        return self.outputs[position] if position < len(self.outputs) else ""
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute, or its default in the ONNX operator's definition."""
@@ -77,18 +86,33 @@ class Node:
             raise NotLowerableError(f"attribute {name} is {found!r}, not a list of integers")
         return tuple(int(item) for item in found)
 
+    def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A list-of-floats attribute, or its default."""
+        found = self.attributes.get(name, default)
+        if not isinstance(found, list | tuple):
+            raise NotLowerableError(f"attribute {name} is {found!r}, not a list of numbers")
+        return tuple(float(item) for item in found)
+
     def text(self, name: str, default: str) -> str:
         """A string attribute, or its default."""
         found = self.attributes.get(name, default)
         return found.decode() if isinstance(found, bytes) else str(found)
+
+    def texts(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """A list-of-strings attribute, or its default."""
+        found = self.attributes.get(name, default)
+        if not isinstance(found, list | tuple):
+            raise NotLowerableError(f"attribute {name} is {found!r}, not a list of strings")
+        return tuple(item.decode() if isinstance(item, bytes) else str(item) for item in found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
     """Nodes in topological order; every name a node reads is an input, a constant or an earlier output.
 
-    `layouts` holds the values that are stored permuted: `stored = source.transpose(layouts[name])`. Their
-    `values` entry gives the stored shape.
+    Every output is computed by a node, and no two outputs by the same one; `output_names` are the source's names
+    for them, in order. `layouts` holds the values that are stored permuted:
+    `stored = source.transpose(layouts[name])`. Their `values` entry gives the stored shape.
     """
 
     nodes: tuple[Node, ...]
@@ -96,7 +120,7 @@ class Graph:
     constants: Mapping[str, Array]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    opset: int
+    output_names: tuple[str, ...]
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -107,6 +131,10 @@ class Graph:
         if value is None or value.shape is None:
             raise NotLowerableError(f"the shape of {name!r} is not static")
         return value.shape
+
+    def dtype(self, name: str) -> str:
+        """Type of a value or constant's elements, by its numpy name."""
+        return str(self.constants[name].dtype) if name in self.constants else self.values[name].dtype
 
     def constant(self, name: str, role: str) -> Array:
         """A constant's array; raises NotLowerableError when the value is computed at run time."""

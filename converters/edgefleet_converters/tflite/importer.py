@@ -1,58 +1,94 @@
-"""First pass: an ONNX protobuf becomes our graph, with the static shapes that ONNX shape inference finds.
+"""First pass: an ONNX protobuf becomes our graph, with static types, constants folded and functions opened.
 
-Does not judge operators: whatever is in the file comes out, and `lower` says what it cannot express.
+Does not judge operators: what has no rule comes out as it is, and `lower` says what it cannot express.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgefleet_converters.tflite.graph import Array, Graph, Node, Value
+from edgefleet_converters.tflite.expansion import STANDARD_DOMAINS, Expansion, Scope
+from edgefleet_converters.tflite.graph import Array, Graph, Node, NotLowerableError
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A graph, and the names of its nodes that a function body could stand in for."""
+
+    graph: Graph
+    openable: frozenset[str]
 
 
-def import_model(model: onnx.ModelProto) -> Graph:
-    """Graph of a checked model; an operator outside the standard domain keeps its domain in its name."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    graph = inferred.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    described = (*graph.input, *graph.value_info, *graph.output)
+def import_model(model: onnx.ModelProto, ruled: Collection[str], opened: Collection[str] = ()) -> Imported:
+    """Graph of a checked model; an operator outside the standard domain keeps its domain in its name.
+
+    `ruled` are operators that are not opened into their function body, except in the nodes named in `opened`.
+    Raises NotLowerableError for a graph whose inputs are not tensors.
+    """
+    source = model.graph
+    expansion = Expansion(
+        ruled,
+        opened,
+        functions={(item.domain, item.name, item.overload): item for item in model.functions},
+        declared={item.name: item.type for item in (*source.value_info, *source.output)},
+    )
+    imports = model.opset_import
+    scope = Scope({"" if entry.domain in STANDARD_DOMAINS else entry.domain: entry.version for entry in imports})
+    if source.sparse_initializer:
+        raise NotLowerableError("sparse initializers")
+    for tensor in source.initializer:
+        expansion.know(tensor.name, numpy_helper.to_array(tensor))
+        scope.names[tensor.name] = tensor.name
+    inputs = [item for item in source.input if item.name not in expansion.known]
+    for item in inputs:
+        if not item.type.HasField("tensor_type"):
+            raise NotLowerableError(f"the input {item.name!r} is not a tensor")
+        expansion.types[item.name] = item.type
+        scope.names[item.name] = item.name
+        expansion.know_if_empty(item.name)
+    expansion.run(source.node, scope)
+    outputs = {item.name: scope.names[item.name] for item in source.output}
+    graph = _graph(expansion, [item.name for item in inputs], outputs)
+    return Imported(graph, frozenset(expansion.openable))
+
+
+def _graph(expansion: Expansion, inputs: list[str], outputs: dict[str, str]) -> Graph:
+    """The graph as it was walked, without the nodes that no output needs."""
+    nodes, computed = list(expansion.nodes), []
+    produced = {name for node in nodes for name in node.outputs}
+    for public, name in outputs.items():
+        unique = name
+        if name not in produced or name in computed or (public in inputs and name == public):
+            unique = f"{public}/output"
+            expansion.types[unique] = expansion.types[name]
+            nodes.append(Node(f"{public}/copy", "Identity", (name,), (unique,), opset=1))
+        computed.append(unique)
+    kept = _needed(nodes, computed)
+    read = {name for node in kept for name in node.inputs if name}
+    constants: dict[str, Array] = {}
+    for name in read:
+        if isinstance(value := expansion.known.get(name), np.ndarray):
+            constants[name] = value
+    flowing = {*inputs, *(name for node in kept for name in node.outputs if name), *(read - set(constants))}
     return Graph(
-        nodes=tuple(_node(position, proto) for position, proto in enumerate(graph.node)),
-        values={info.name: _value(info) for info in described if info.name not in constants},
+        nodes=tuple(kept),
+        values={name: expansion.value(name) for name in sorted(flowing)},
         constants=constants,
-        inputs=tuple(info.name for info in graph.input if info.name not in constants),
-        outputs=tuple(info.name for info in graph.output),
-        opset=next(entry.version for entry in model.opset_import if entry.domain in _STANDARD_DOMAINS),
+        inputs=tuple(inputs),
+        outputs=tuple(computed),
+        output_names=tuple(outputs),
     )
 
 
-def _node(position: int, proto: onnx.NodeProto) -> Node:
-    operator = proto.op_type if proto.domain in _STANDARD_DOMAINS else f"{proto.domain}.{proto.op_type}"
-    return Node(
-        name=proto.name or f"{proto.op_type}_{position}",
-        operator=operator,
-        inputs=tuple(proto.input),
-        outputs=tuple(proto.output),
-        attributes={attribute.name: _attribute(attribute) for attribute in proto.attribute},
-    )
-
-
-def _attribute(attribute: onnx.AttributeProto) -> object:
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, onnx.TensorProto):
-        array: Array = numpy_helper.to_array(value)
-        return array
-    return value
-
-
-def _value(info: onnx.ValueInfoProto) -> Value:
-    tensor = info.type.tensor_type
-    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)) if tensor.elem_type else "unknown"
-    if not tensor.HasField("shape"):
-        return Value(info.name, dtype, None)
-    sizes = [axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim]
-    static = tuple(size for size in sizes if size is not None)
-    return Value(info.name, dtype, static if len(static) == len(sizes) else None)
+def _needed(nodes: list[Node], outputs: list[str]) -> list[Node]:
+    needed, kept = set(outputs), []
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]

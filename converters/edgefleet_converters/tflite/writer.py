@@ -5,14 +5,14 @@ Does not check that the operators make sense; the runtime's own loader does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgefleet_converters.tflite.file import Draft, Operator, Tensor
+from edgefleet_converters.tflite.file import Draft, Operator, Quantization, Tensor
 from edgefleet_converters.tflite.graph import NotLowerableError
 
 SIGNATURE = "serving_default"
@@ -28,6 +28,13 @@ _TYPES = {
     "bool": schema.TensorType.BOOL,
     "int8": schema.TensorType.INT8,
     "uint8": schema.TensorType.UINT8,
+    "int16": schema.TensorType.INT16,
+    "uint16": schema.TensorType.UINT16,
+    "uint32": schema.TensorType.UINT32,
+    "uint64": schema.TensorType.UINT64,
+    "float16": schema.TensorType.FLOAT16,
+    "float64": schema.TensorType.FLOAT64,
+    "complex64": schema.TensorType.COMPLEX64,
 }
 
 
@@ -49,8 +56,8 @@ class _AlignedBuffer:
         return int(schema.BufferEnd(builder))
 
 
-def write(draft: Draft, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """Bytes of the file; its one signature names the inputs and outputs as the graph does."""
+def write(draft: Draft, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> bytes:
+    """Bytes of the file; `inputs` and `outputs` map the names of its one signature to tensors."""
     positions = {name: position for position, name in enumerate(draft.tensors)}
     model = schema.ModelT()
     model.version = 3
@@ -59,8 +66,8 @@ def write(draft: Draft, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     graph = schema.SubGraphT()
     graph.name = "main"
     graph.tensors = [_tensor(tensor, model.buffers) for tensor in draft.tensors.values()]
-    graph.inputs = [positions[name] for name in inputs]
-    graph.outputs = [positions[name] for name in outputs]
+    graph.inputs = [positions[name] for name in inputs.values()]
+    graph.outputs = [positions[name] for name in outputs.values()]
     codes = sorted({(operator.code, operator.version) for operator in draft.operators})
     model.operatorCodes = [_code(code, version) for code, version in codes]
     graph.operators = [
@@ -82,9 +89,19 @@ def _tensor(tensor: Tensor, buffers: list[object]) -> object:
     packed.type = _TYPES[tensor.dtype]
     packed.buffer = 0
     packed.hasRank = True
+    if tensor.quantization is not None:
+        packed.quantization = _quantization(tensor.quantization)
     if tensor.data is not None:
         packed.buffer = len(buffers)
         buffers.append(_AlignedBuffer(np.ascontiguousarray(tensor.data).tobytes()))
+    return packed
+
+
+def _quantization(found: Quantization) -> object:
+    packed = schema.QuantizationParametersT()
+    packed.scale = list(found.scales)
+    packed.zeroPoint = list(found.zero_points)
+    packed.quantizedDimension = found.axis
     return packed
 
 
@@ -109,17 +126,17 @@ def _operator(operator: Operator, code: int, positions: dict[str, int]) -> objec
     return packed
 
 
-def _signature(inputs: Sequence[str], outputs: Sequence[str], positions: dict[str, int]) -> object:
+def _signature(inputs: Mapping[str, str], outputs: Mapping[str, str], positions: dict[str, int]) -> object:
     signature = schema.SignatureDefT()
     signature.signatureKey = SIGNATURE
     signature.subgraphIndex = 0
-    signature.inputs = [_mapping(name, positions) for name in inputs]
-    signature.outputs = [_mapping(name, positions) for name in outputs]
+    signature.inputs = [_mapping(name, positions[tensor]) for name, tensor in inputs.items()]
+    signature.outputs = [_mapping(name, positions[tensor]) for name, tensor in outputs.items()]
     return signature
 
 
-def _mapping(name: str, positions: dict[str, int]) -> object:
+def _mapping(name: str, position: int) -> object:
     mapping = schema.TensorMapT()
     mapping.name = name
-    mapping.tensorIndex = positions[name]
+    mapping.tensorIndex = position
     return mapping

@@ -1,37 +1,70 @@
 """Operator lowering: the table from ONNX operators to the functions that write their TFLite form.
 
-A new operator is a new function in one of these modules and a row here.
+A new operator is a new function in its family's module and a row in that module's own OPERATORS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from edgefleet_converters.tflite.file import Draft
-from edgefleet_converters.tflite.graph import Graph, Node
-from edgefleet_converters.tflite.operators import convolution, dense, elementwise, pooling, shaping
+from edgefleet_converters.tflite.operators import (
+    activations,
+    attention,
+    comparison,
+    control,
+    convolution,
+    dense,
+    detection,
+    elementwise,
+    indexing,
+    losses,
+    normalization,
+    pooling,
+    quantization,
+    recurrent,
+    reduction,
+    resizing,
+    shaping,
+    signal,
+    trigonometry,
+)
+from edgefleet_converters.tflite.operators.contract import Lowering
 
-Lowering = Callable[[Node, Graph, Draft], None]
-"""Writes one node; its tensors are in the draft already. Raises NotLowerableError for an unknown form."""
-
-OPERATORS: Mapping[str, Lowering] = MappingProxyType(
-    {
-        "Add": elementwise.add,
-        "AveragePool": pooling.average_pool,
-        "Conv": convolution.conv,
-        "Flatten": shaping.reshape,
-        "Gemm": dense.gemm,
-        "GlobalAveragePool": pooling.global_average_pool,
-        "Identity": shaping.reshape,
-        "MaxPool": pooling.max_pool,
-        "Mul": elementwise.multiply,
-        "Relu": elementwise.relu,
-        "Reshape": shaping.reshape,
-        "Softmax": dense.softmax,
-        "Transpose": shaping.transpose,
-    }
+_FAMILIES = (
+    activations,
+    attention,
+    comparison,
+    control,
+    convolution,
+    dense,
+    detection,
+    elementwise,
+    indexing,
+    losses,
+    normalization,
+    pooling,
+    quantization,
+    recurrent,
+    reduction,
+    resizing,
+    shaping,
+    signal,
+    trigonometry,
 )
 
-FOLDED = ("BatchNormalization", "Clip", "Constant", "Dropout", "Shape")
-"""Operators that have no row because a pass turns them into others; one that is left is refused."""
+
+def _merged() -> dict[str, Lowering]:
+    table: dict[str, Lowering] = {}
+    for family in _FAMILIES:
+        twice = table.keys() & family.OPERATORS.keys()
+        if twice:
+            raise ValueError(f"{family.__name__} repeats {sorted(twice)}")
+        table.update(family.OPERATORS)
+    return table
+
+
+OPERATORS: Mapping[str, Lowering] = MappingProxyType(_merged())
+
+FOLDED = ("BatchNormalization", "Constant", "Dropout", "Shape", "Size")
+"""Operators that have no row because an earlier pass turns them into others; one that is left is refused."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from edgefleet_converters.tflite.file import Draft
-from edgefleet_converters.tflite.graph import Graph, Node, NotLowerableError
+from edgefleet_converters.tflite.emitter import Emitter
+from edgefleet_converters.tflite.file import Tensor
+from edgefleet_converters.tflite.graph import Node, NotLowerableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +80,22 @@ def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:
     return first, second
 
 
-def spatial_size(graph: Graph, name: str) -> tuple[int, int]:
+def spatial_size(value: Tensor) -> tuple[int, int]:
     """(height, width) of a value that is stored NHWC."""
-    shape = graph.shape(name)
-    if len(shape) != 4:
-        raise NotLowerableError(f"{name!r} has rank {len(shape)}, not 4")
-    return shape[1], shape[2]
+    if value.rank != 4:
+        raise NotLowerableError(f"{value.name!r} has rank {value.rank}, not 4")
+    return value.shape[1], value.shape[2]
 
 
-def pad(node: Node, graph: Graph, draft: Draft, window: Window, fill: float = 0.0) -> str:
-    """Write a PAD (PADV2 when `fill` is not 0) of the node's first input; returns the padded name."""
-    batch, height, width, channels = graph.shape(node.inputs[0])
-    edges = np.array([(0, 0), *zip(window.before, window.after, strict=True), (0, 0)], np.int32)
-    padded = (batch, height + int(edges[1].sum()), width + int(edges[2].sum()), channels)
-    output = draft.temporary(f"{node.outputs[0]}/padded", padded)
-    inputs = (node.inputs[0], draft.constant(f"{node.outputs[0]}/pads", edges))
-    if fill == 0.0:
-        draft.emit(schema.BuiltinOperator.PAD, inputs, output, schema.PadOptionsT())
-    else:
-        value = draft.constant(f"{node.outputs[0]}/fill", np.array([fill], np.float32))
-        draft.emit(schema.BuiltinOperator.PADV2, (*inputs, value), output, schema.PadV2OptionsT())
-    return output
+def pad(e: Emitter, value: Tensor, window: Window, fill: float = 0.0) -> Tensor:
+    """An NHWC value with the window's explicit pads around its height and width."""
+    return e.pad(value, [(0, 0), *zip(window.before, window.after, strict=True), (0, 0)], fill)
 
 
-def apply_padding(node: Node, graph: Graph, draft: Draft, window: Window) -> tuple[str, int]:
-    """(input to read, TFLite padding) for a window whose padding is zeros."""
+def apply_padding(e: Emitter, value: Tensor, window: Window) -> tuple[Tensor, int]:
+    """(value to read, TFLite padding) for a window whose padding is zeros."""
     if not window.padded:
-        return node.inputs[0], schema.Padding.VALID
-    if window.is_same(spatial_size(graph, node.inputs[0])):
-        return node.inputs[0], schema.Padding.SAME
-    return pad(node, graph, draft, window), schema.Padding.VALID
+        return value, schema.Padding.VALID
+    if window.is_same(spatial_size(value)):
+        return value, schema.Padding.SAME
+    return pad(e, value, window), schema.Padding.VALID

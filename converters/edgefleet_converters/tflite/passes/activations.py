@@ -12,7 +12,7 @@ import numpy as np
 from edgefleet_converters.tflite.graph import Activation, Graph, Node
 
 # Operators whose TFLite form has a fused activation.
-_FUSING = ("Conv", "Gemm", "Add", "Mul", "MaxPool", "AveragePool")
+_FUSING = ("Conv", "Gemm", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool")
 
 
 def fuse_activations(graph: Graph) -> Graph:
@@ -22,22 +22,26 @@ def fuse_activations(graph: Graph) -> Graph:
     for node in graph.nodes:
         activation = _activation(graph, node)
         source = kept.get(node.inputs[0]) if activation is not Activation.NONE else None
-        if source is not None and _may_fuse(source) and graph.sole_consumer(node.inputs[0], consumers) is node:
+        if source is not None and _may_fuse(graph, source) and graph.sole_consumer(node.inputs[0], consumers) is node:
             del kept[node.inputs[0]]
-            kept[node.outputs[0]] = replace(source, outputs=node.outputs, activation=activation)
-        elif activation is not Activation.NONE:
-            kept[node.outputs[0]] = replace(node, operator="Relu", inputs=node.inputs[:1], activation=activation)
+            kept[_key(node)] = replace(source, outputs=node.outputs, activation=activation)
         else:
-            kept[node.outputs[0]] = node
+            kept[_key(node)] = node
     return graph.with_nodes(kept.values())
 
 
-def _may_fuse(node: Node) -> bool:
-    return node.operator in _FUSING and node.activation is Activation.NONE and len(node.outputs) == 1
+def _key(node: Node) -> str:
+    """The first output that a node has."""
+    return next((name for name in node.outputs if name), node.name)
+
+
+def _may_fuse(graph: Graph, node: Node) -> bool:
+    plain = node.operator in _FUSING and node.activation is Activation.NONE and len(node.outputs) == 1
+    return plain and graph.dtype(node.outputs[0]) == "float32"
 
 
 def _activation(graph: Graph, node: Node) -> Activation:
-    """Which activation a node is as a whole; NONE when it is something else."""
+    """Which fused activation a node is as a whole; NONE when it is something else."""
     if node.operator == "Relu":
         return Activation.RELU
     if node.operator != "Clip":

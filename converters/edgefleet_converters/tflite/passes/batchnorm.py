@@ -25,7 +25,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
     for node in graph.nodes:
         found = _factors(node, constants)
         if found is None:
-            kept[node.outputs[0] if node.outputs else node.name] = node
+            kept[next((name for name in node.outputs if name), node.name)] = node
             continue
         source = kept.get(node.inputs[0])
         if source is not None and graph.sole_consumer(node.inputs[0], consumers) is node:
@@ -43,7 +43,7 @@ def _factors(node: Node, constants: Mapping[str, Array]) -> tuple[Floats, Floats
     """(gain, offset) per channel such that y = gain * x + offset; None if this is not such a node."""
     if node.operator != "BatchNormalization" or node.integer("training_mode", 0):
         return None
-    if any(name not in constants for name in node.inputs[1:5]):
+    if any(name not in constants for name in node.inputs[1:5]) or any(node.outputs[1:]):
         return None
     scale, bias, mean, variance = (constants[name].astype(np.float64) for name in node.inputs[1:5])
     gain = scale / np.sqrt(variance + node.number("epsilon", 1e-5))
@@ -84,6 +84,6 @@ def _as_mul_add(
         constants[name] = factor.reshape(-1, *([1] * (rank - 2)))
     values[scaled] = replace(values[output], name=scaled)
     return (
-        Node(f"{node.name}/gain", "Mul", (node.inputs[0], names[0]), (scaled,)),
-        Node(f"{node.name}/offset", "Add", (scaled, names[1]), (output,)),
+        Node(f"{node.name}/gain", "Mul", (node.inputs[0], names[0]), (scaled,), opset=node.opset),
+        Node(f"{node.name}/offset", "Add", (scaled, names[1]), (output,), opset=node.opset),
     )

@@ -6,6 +6,7 @@ permute. Only rank 4 has a channels-last form here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgefleet_converters.tflite.graph import (
     Array,
     Graph,
     Node,
+    NotLowerableError,
     Value,
     inverse,
     keeps_order,
@@ -24,15 +26,26 @@ from edgefleet_converters.tflite.graph import (
 # Read and write channels-last through their first input and first output.
 _SPATIAL = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool")
 # Work on any layout, as long as all their operands have the same.
-_FOLLOWING = ("Add", "Mul", "Relu", "Identity")
+_FOLLOWING = frozenset(
+    (
+        *("Abs", "Add", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+        *("HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow"),
+        *("Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub"),
+        *("Sum", "Swish", "Tanh", "ThresholdedRelu"),
+    )
+)
 # Only the order of elements matters, not where the axes are.
 _RESHAPING = ("Flatten", "Reshape")
 
 
-def assign_layouts(graph: Graph) -> Graph:
-    """Choose each value's layout, permute constants, and add Transpose nodes where two layouts meet."""
+def assign_layouts(graph: Graph, inputs: Mapping[str, bool] | None = None, *, keep: bool = False) -> Graph:
+    """Choose each value's layout, permute constants, and add Transpose nodes where two layouts meet.
+
+    With `keep`, graph inputs and outputs stay as they are in the source; `inputs` says of single inputs whether they
+    are channels-last.
+    """
     draft = _Draft(graph, dict(graph.values), dict(graph.constants))
-    _choose_inputs(draft)
+    _choose_inputs(draft, inputs or {}, keep=keep)
     for node in graph.nodes:
         if node.operator in _SPATIAL and len(graph.shape(node.inputs[0])) == len(CHANNELS_LAST):
             draft.add(node, (draft.channels_last(node.inputs[0]), *node.inputs[1:]), channels_last=True)
@@ -42,6 +55,8 @@ def assign_layouts(graph: Graph) -> Graph:
             _reshape(draft, node)
         else:
             draft.add(node, tuple(draft.source_layout(name) for name in node.inputs))
+    if keep:
+        graph = replace(graph, outputs=tuple(draft.source_layout(name) for name in graph.outputs))
     placed = replace(graph, values=draft.values, layouts=draft.layouts)
     return placed.with_nodes(draft.nodes, draft.constants)
 
@@ -98,27 +113,30 @@ class _Draft:
         return moved
 
 
-def _choose_inputs(draft: _Draft) -> None:
+def _choose_inputs(draft: _Draft, asked: Mapping[str, bool], *, keep: bool) -> None:
     """Store a graph input channels-last when a spatial node reads it, directly or past elementwise nodes."""
     wanted: set[str] = set()
     for node in reversed(draft.graph.nodes):
-        if node.operator in _SPATIAL:
+        if node.operator in _SPATIAL and node.inputs:
             wanted.add(node.inputs[0])
         elif node.operator in _FOLLOWING and node.outputs[0] in wanted:
             wanted.update(node.inputs)
     for name in draft.graph.inputs:
         value = draft.graph.values[name]
-        if name in wanted and value.shape is not None and len(value.shape) == len(CHANNELS_LAST):
+        wide = value.shape is not None and len(value.shape) == len(CHANNELS_LAST)
+        if asked.get(name) and not wide:
+            raise NotLowerableError(f"the input {name!r} has no channels-last form: it is not of rank 4")
+        if wide and asked.get(name, not keep and name in wanted and value.dtype == "float32"):
             draft.store_channels_last(name)
 
 
 def _follow(draft: _Draft, node: Node) -> None:
     """Keep an elementwise node channels-last if any operand is, and all of them can be."""
     graph = draft.graph
-    flowing = [name for name in node.inputs if name not in draft.constants]
+    flowing = [name for name in node.inputs if name and name not in draft.constants]
     wide = all(len(graph.shape(name)) == len(CHANNELS_LAST) for name in (*flowing, *node.outputs))
     if wide and any(name in draft.layouts for name in flowing):
-        draft.add(node, tuple(draft.channels_last(name) for name in node.inputs), channels_last=True)
+        draft.add(node, tuple(draft.channels_last(name) if name else "" for name in node.inputs), channels_last=True)
     else:
         draft.add(node, tuple(draft.source_layout(name) for name in node.inputs))
 
@@ -127,7 +145,7 @@ def _reshape(draft: _Draft, node: Node) -> None:
     """A Flatten or Reshape of a channels-last value: free, paid by later weights, or transposed first."""
     name = node.inputs[0]
     if name not in draft.layouts:
-        draft.add(node, node.inputs[:1])
+        draft.add(node, node.inputs)
         return
     stored = draft.values[name].shape or ()
     if keeps_order(stored, inverse(draft.layouts[name])) or _reorder_weights(draft, node):

@@ -1,0 +1,10 @@
+"""Training losses.
+
+Operators that are not here are lowered through their function bodies.
+"""
+
+from __future__ import annotations
+
+from edgefleet_converters.tflite.operators.contract import Lowering
+
+OPERATORS: dict[str, Lowering] = {}
