@@ -6,10 +6,10 @@ A profile states what a kind of board is; what one machine really has is `detect
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Runtime(StrEnum):
@@ -30,6 +30,18 @@ class Precision(StrEnum):
     """Everything in float32."""
     INT8 = "int8"
     """Weights and activations in 8 bits, ranges from calibration; inputs and outputs stay float32."""
+
+
+def _is_specifier(value: str) -> str:
+    try:
+        SpecifierSet(value)
+    except InvalidSpecifier as error:
+        raise ValueError(f"{value!r} is not a version range such as '>=2.3'") from error
+    return value
+
+
+VersionRange = Annotated[str, AfterValidator(_is_specifier)]
+"""A PEP 440 specifier, such as `>=2.3`."""
 
 
 class _Record(BaseModel):
@@ -55,19 +67,10 @@ class AllowedRuntime(_Record):
     """A runtime that the board can run: version range (PEP 440) and precisions, best first."""
 
     name: Runtime
-    version: str
+    version: VersionRange
     precisions: tuple[Precision, ...] = Field(min_length=1)
     reason: str
     """Why it stands where it stands in the order."""
-
-    @field_validator("version")
-    @classmethod
-    def _is_specifier(cls, value: str) -> str:
-        try:
-            SpecifierSet(value)
-        except InvalidSpecifier as error:
-            raise ValueError(f"{value!r} is not a version range such as '>=2.3'") from error
-        return value
 
 
 class PowerModel(_Record):

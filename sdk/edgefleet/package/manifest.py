@@ -11,11 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgefleet.package.digest import Digest
-from edgefleet_device_profiles.profile import Precision, Runtime
+from edgefleet_device_profiles.profile import Precision, Runtime, VersionRange
 
 INDEX_MEDIA_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 MANIFEST_MEDIA_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -91,7 +90,7 @@ class VariantSpec(_Record):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
     runtime: Runtime
     precision: Precision
-    runtime_version: str
+    runtime_version: VersionRange
     """Version range of the runtime that this file was proven on, as a PEP 440 specifier (`>=2.3`)."""
     model_file: str
     """Name of the file that the runtime is asked to open; other model files lie beside it."""
@@ -102,15 +101,6 @@ class VariantSpec(_Record):
     score: Score | None = None
     architectures: tuple[str, ...] = Field(min_length=1)
     """OCI (Go) names of the processors it is offered to: `amd64`, `arm64`, `arm`."""
-
-    @field_validator("runtime_version")
-    @classmethod
-    def _is_specifier(cls, value: str) -> str:
-        try:
-            SpecifierSet(value)
-        except InvalidSpecifier as error:
-            raise ValueError(f"{value!r} is not a version range such as '>=2.3'") from error
-        return value
 
 
 @dataclass(frozen=True, slots=True)
