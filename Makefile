@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-full conformance check format clean
+.PHONY: demo test test-full conformance conformance-graphs check format clean
 
 demo: $(INSTALLED)
 	$(BIN)/edgefleet demo $(if $(KEEP),--keep)
@@ -17,6 +17,9 @@ test-full: $(INSTALLED)
 
 conformance: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m conformance
+
+conformance-graphs: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m conformance_graphs
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

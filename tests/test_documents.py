@@ -14,7 +14,7 @@ from edgefleet.cli import SUBCOMMANDS, app
 from edgefleet_agent import settings
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("sdk", "agent", "converters", "device_profiles", "tests", "fleet_demo", "docs")
+FOLDERS = ("sdk", "agent", "converters", "device_profiles", "tests", "fleet_demo", "docs", "benchmarks")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

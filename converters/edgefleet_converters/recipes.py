@@ -22,7 +22,10 @@ class Recipe:
 
 RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
     {
-        (Runtime.LITERT, Precision.INT8): Recipe(("lower_tflite", "quantize_tflite"), "convert-litert"),
+        (Runtime.LITERT, Precision.FP16): Recipe(("lower_tflite", "quantize_tflite_fp16"), "convert-litert"),
+        (Runtime.LITERT, Precision.INT8): Recipe(("lower_tflite_int8", "quantize_tflite"), "convert-litert"),
+        (Runtime.LITERT, Precision.INT8_DYNAMIC): Recipe(("lower_tflite", "quantize_tflite_dynamic"), "convert-litert"),
+        (Runtime.LITERT, Precision.INT4_WEIGHTS): Recipe(("lower_tflite", "quantize_tflite_int4"), "convert-litert"),
         (Runtime.OPENVINO, Precision.INT8): Recipe(("convert_openvino", "quantize_openvino"), "convert-openvino"),
         (Runtime.ONNXRUNTIME, Precision.INT8): Recipe(("prepare_onnx", "quantize_onnx"), "convert-onnx"),
     }

@@ -17,11 +17,12 @@ from edgefleet_device_profiles.profile import Profile, Runtime
 # uname -m → the architecture names of OCI (and Go).
 OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}
 
-# The first distribution found decides: LiteRT is the successor of tflite-runtime.
-RUNTIME_DISTRIBUTIONS: dict[Runtime, tuple[str, ...]] = {
-    Runtime.LITERT: ("ai-edge-litert", "tflite-runtime"),
-    Runtime.ONNXRUNTIME: ("onnxruntime",),
-    Runtime.OPENVINO: ("openvino",),
+# Runtime → (distribution, form of its version). The first one found decides: LiteRT succeeded tflite-runtime and began
+# to count anew, so that its 2.3 is newer than the other's 2.14; as a local version the old number sorts below all.
+RUNTIME_DISTRIBUTIONS: dict[Runtime, tuple[tuple[str, str], ...]] = {
+    Runtime.LITERT: (("ai-edge-litert", "{}"), ("tflite-runtime", "0+tflite.{}")),
+    Runtime.ONNXRUNTIME: (("onnxruntime", "{}"),),
+    Runtime.OPENVINO: (("openvino", "{}"),),
 }
 
 
@@ -61,9 +62,9 @@ def installed_runtimes() -> dict[Runtime, str]:
     """Runtimes that can be imported here, with their versions, without importing them."""
     found: dict[Runtime, str] = {}
     for runtime, distributions in RUNTIME_DISTRIBUTIONS.items():
-        for name in distributions:
+        for name, form in distributions:
             try:
-                found[runtime] = importlib.metadata.version(name)
+                found[runtime] = form.format(importlib.metadata.version(name))
                 break
             except importlib.metadata.PackageNotFoundError:
                 continue

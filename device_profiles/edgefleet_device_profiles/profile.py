@@ -30,6 +30,12 @@ class Precision(StrEnum):
     """Everything in float32."""
     INT8 = "int8"
     """Weights and activations in 8 bits, ranges from calibration; inputs and outputs stay float32."""
+    FP16 = "fp16"
+    """Weights in float16, arithmetic in float32."""
+    INT8_DYNAMIC = "int8-dynamic"
+    """Weights in 8 bits, activations quantised while the model runs; no calibration."""
+    INT4_WEIGHTS = "int4-weights"
+    """Weights in 4 bits where the runtime can, else in 8; activations quantised while the model runs."""
 
 
 def _is_specifier(value: str) -> str:

@@ -126,6 +126,19 @@ def _matmul(dtype: str, shape: tuple[int, ...]) -> Case | None:
     return Case((x, y), (np.matmul(x, y),), "BatchMatMul", (("adjX", False), ("adjY", False)))
 
 
+def _bits(x: Array) -> Case:
+    """Floats as integers, bool as bytes, everything else as the other sign."""
+    kind = {"f": f"i{x.itemsize}", "b": "u1", "i": f"u{x.itemsize}", "u": f"i{x.itemsize}"}[x.dtype.kind]
+    return Case((x,), (x.view(kind),), "Bitcast")
+
+
+def _neighbours(dtype: str, shape: tuple[int, ...]) -> Case | None:
+    x = sample(shape, dtype, small=True)
+    fields = (("radius", 0), ("bias", 1.5), ("alpha", 0.3), ("beta", 0.75))
+    y = (x / (1.5 + 0.3 * x * x) ** 0.75).astype(dtype)
+    return Case((x,), (y,), "LocalResponseNormalization", fields) if len(shape) == 4 else None
+
+
 def _softmax(x: Array) -> Array:
     e = np.exp(x - x.max(-1, keepdims=True))
     return np.asarray(e / e.sum(-1, keepdims=True))
@@ -151,6 +164,40 @@ def _one_hot(dtype: str, shape: tuple[int, ...]) -> Case:
     return Case(inputs, (y,), "OneHot", (("axis", -1),), (1, 2, 3))
 
 
+def _pointwise(rank: int, options: str, order: tuple[int, ...] | None = None) -> Make:
+    """A convolution with a window of one element; `order` is that of a transposed one's weights."""
+    steps = (*((f"stride{axis}", 1) for axis in "DHW"[5 - rank :]), ("padding", 1))
+
+    def make(dtype: str, shape: tuple[int, ...]) -> Case | None:
+        if len(shape) != rank:
+            return None
+        x, w = sample(shape, dtype, small=True), sample((shape[-1], 3), dtype, small=True)
+        y, window = x @ w, (1,) * (rank - 2)
+        if order is None:
+            kernel, bias = w.reshape(*window, *w.shape), np.zeros(3, dtype)
+            dilations = tuple((f"dilation{axis}Factor", 1) for axis in "DHW")
+            return Case((x, kernel, bias), (y,), options, (*steps, *dilations), (1, 2))
+        kernel = np.ascontiguousarray(w.reshape(*window, *w.shape).transpose(order))
+        return Case((ints(*y.shape), kernel, x), (y,), options, steps, (0, 1))
+
+    return make
+
+
+def _resized(dtype: str, shape: tuple[int, ...]) -> Case | None:
+    if len(shape) != 4:
+        return None
+    x = sample(shape, dtype)
+    return Case((x, ints(6, 4)), (x.repeat(2, 1).repeat(2, 2),), "ResizeNearestNeighbor", (), (1,))
+
+
+def _interpolated(dtype: str, shape: tuple[int, ...]) -> Case | None:
+    if len(shape) != 4:
+        return None
+    x = sample(shape, dtype)
+    y = np.stack([x[:, 0], x[:, :2].mean(1), x[:, 1], x[:, 1:].mean(1), x[:, 2]], 1).astype(dtype)
+    return Case((x, ints(5, 2)), (y,), "ResizeBilinear", (("alignCorners", True),), (1,))
+
+
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 _zero, _first = np.array(0, np.int32), (("axis", 0),)
 MAKERS: dict[str, Make] = {
@@ -160,6 +207,7 @@ MAKERS: dict[str, Make] = {
     "ARG_MIN": arg(np.argmin, "ArgMin"),
     "ATAN2": lambda dtype, shape: Case((a := sample(shape, dtype), b := sample(shape, dtype)), (np.arctan2(a, b),)),
     "BATCH_MATMUL": _matmul,
+    "BITCAST": lambda dtype, shape: _bits(sample(shape, dtype)),
     "BITWISE_XOR": binary(np.bitwise_xor, "BitwiseXor"),
     "BROADCAST_TO": moves(
         lambda x: Case((x[:1].copy(), ints(*x.shape)), (np.repeat(x[:1], x.shape[0], 0),), "BroadcastTo", (), (1,))
@@ -168,6 +216,8 @@ MAKERS: dict[str, Make] = {
     "CONCATENATION": moves(
         lambda x: Case((x, x), (np.concatenate([x, x], -1),), "Concatenation", (("axis", x.ndim - 1),))
     ),
+    "CONV_3D": _pointwise(5, "Conv3D"),
+    "CONV_3D_TRANSPOSE": _pointwise(5, "Conv3D", (0, 1, 2, 4, 3)),
     "COS": unary(np.cos, "Cos"),
     "CUMSUM": moves(
         lambda x: Case((x, _zero), (np.cumsum(x, 0).astype(x.dtype),), "Cumsum", (("exclusive", False),), (1,))
@@ -195,6 +245,7 @@ MAKERS: dict[str, Make] = {
     ),
     "LESS": binary(np.less, "Less", compares=True),
     "LESS_EQUAL": binary(np.less_equal, "LessEqual", compares=True),
+    "LOCAL_RESPONSE_NORMALIZATION": _neighbours,
     "LOG": unary(np.log, positive=True),
     "LOGICAL_AND": binary(np.logical_and, "LogicalAnd", compares=True),
     "LOGICAL_NOT": unary(np.logical_not, "LogicalNot"),
@@ -238,6 +289,8 @@ MAKERS: dict[str, Make] = {
     "RELU6": unary(lambda x: np.clip(x, 0, 6)),
     "RELU_N1_TO_1": unary(lambda x: np.clip(x, -1, 1)),
     "RESHAPE": moves(lambda x: Case((x, ints(x.size)), (x.reshape(-1),), "Reshape", (), (1,)), least=0),
+    "RESIZE_BILINEAR": _interpolated,
+    "RESIZE_NEAREST_NEIGHBOR": _resized,
     "REVERSE_SEQUENCE": moves(
         lambda x: Case(
             (x, np.full(2, x.shape[1], np.int32)), (x[:, ::-1].copy(),), "ReverseSequence", (("seqDim", 1),)
@@ -256,6 +309,7 @@ MAKERS: dict[str, Make] = {
         lambda x: Case((x, ints(1, *[0] * (x.ndim - 1)), ints(1, *x.shape[1:])), (x[1:].copy(),), "Slice", (), (1, 2))
     ),
     "SOFTMAX": moves(lambda x: Case((x,), (_softmax(x).astype(x.dtype),), "Softmax", (("beta", 1.0),))),
+    "SPLIT": moves(lambda x: Case((_zero, x), (x[:1].copy(), x[1:].copy()), "Split", (("numSplits", 2),), (0,))),
     "SPLIT_V": moves(
         lambda x: Case((x, ints(1, 1), _zero), (x[:1].copy(), x[1:].copy()), "SplitV", (("numSplits", 2),), (1, 2))
     ),
@@ -269,5 +323,6 @@ MAKERS: dict[str, Make] = {
     "TILE": moves(lambda x: Case((x, np.full(x.ndim, 2, np.int32)), (np.tile(x, (2,) * x.ndim),), "Tile", (), (1,))),
     "TOPK_V2": moves(_topk),
     "TRANSPOSE": moves(lambda x: Case((x, ints(*reversed(range(x.ndim)))), (x.T.copy(),), "Transpose", (), (1,))),
+    "TRANSPOSE_CONV": _pointwise(4, "TransposeConv", (3, 0, 1, 2)),
     "UNPACK": moves(lambda x: Case((x,), (x[0].copy(), x[1].copy()), "Unpack", (*_first, ("num", 2)))),
 }

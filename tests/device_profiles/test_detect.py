@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from edgefleet_device_profiles import catalogue, detect
 from edgefleet_device_profiles.detect import MachineFacts, installed_runtimes, mismatch
@@ -133,7 +135,9 @@ def test_runtimes_come_from_package_metadata(monkeypatch: pytest.MonkeyPatch) ->
         return installed[name]
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert installed_runtimes() == {Runtime.LITERT: "2.14.0", Runtime.ONNXRUNTIME: "1.22.0"}
+    # TensorFlow's count: as "2.14.0" it would pass for newer than LiteRT 2.3.
+    assert installed_runtimes() == {Runtime.LITERT: "0+tflite.2.14.0", Runtime.ONNXRUNTIME: "1.22.0"}
+    assert Version(installed_runtimes()[Runtime.LITERT]) not in SpecifierSet(">=2.1")
     installed["ai-edge-litert"] = "2.3.0"
     assert installed_runtimes()[Runtime.LITERT] == "2.3.0"
     installed.clear()

@@ -19,7 +19,12 @@ from edgefleet_converters.tflite import LoweredTensor, lower
 
 def run(artefact: Artefact, _calibration: NDArray[np.float32], folder: Path) -> Artefact:
     """ONNX in, float .tflite out; raises UnsupportedError naming what has no TFLite form."""
-    lowered = lower(onnx.load(artefact.files[0]))
+    return lower_artefact(artefact, folder)
+
+
+def lower_artefact(artefact: Artefact, folder: Path, *, int8: bool = False) -> Artefact:
+    """The source as a float .tflite file in `folder`; with `int8` in the forms that stay fast once quantised."""
+    lowered = lower(onnx.load(artefact.files[0]), int8=int8)
     path = folder / "model.tflite"
     path.write_bytes(lowered.content)
     return Artefact(

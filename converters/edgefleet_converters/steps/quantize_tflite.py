@@ -5,7 +5,9 @@ Ranges are the smallest and largest value seen: the library's default, a moving 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
@@ -13,36 +15,85 @@ from ai_edge_quantizer.utils import qsv_utils
 from numpy.typing import NDArray
 
 from edgefleet_converters.artefact import Artefact
-from edgefleet_converters.tflite.writer import SIGNATURE
+from edgefleet_converters.conversion.quantizing import BorderType
+from edgefleet_converters.conversion.tensors import Array
+from edgefleet_converters.tflite.islands import LEFT_FLOAT, close_islands
+from edgefleet_converters.tflite.writer import SIGNATURE, pack, unpack
+
+_NO_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({})
+_BORDERS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
+_UINT8_BORDER = qtyping.OpQuantizationConfig(
+    activation_tensor_config=qtyping.TensorQuantizationConfig(
+        num_bits=8, symmetric=False, dtype=qtyping.TensorDataType.UINT
+    ),
+    weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=8, granularity=qtyping.QuantGranularity.CHANNELWISE),
+    compute_precision=qtyping.ComputePrecision.INTEGER,
+)
 
 
 def run(artefact: Artefact, calibration: NDArray[np.float32], folder: Path) -> Artefact:
     """Float .tflite in, int8 .tflite out, with the same float32 inputs and outputs."""
-    content = artefact.files[0].read_bytes()
-    tool = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
-    # The recipe covers the graph's borders too; left out, they become QUANTIZE and DEQUANTIZE operators.
-    for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-        tool.update_quantization_recipe(".*", border, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
-    quantized = tool.quantize(_ranges(content, artefact, calibration, tool), enable_progress_report=False)
-    if quantized.quantized_model is None:
-        raise RuntimeError("ai-edge-quantizer returned no model")
-    path = folder / "model.tflite"
-    path.write_bytes(quantized.quantized_model)
-    return Artefact(files=(path,), inputs=artefact.inputs, outputs=artefact.outputs)
-
-
-def _ranges(
-    content: bytes, artefact: Artefact, calibration: NDArray[np.float32], tool: quantizer.Quantizer
-) -> dict[str, qtyping.QSV]:
-    """Smallest and largest value of every tensor over the calibration samples."""
     spec = artefact.inputs[0]
-    observer = calibrator.Calibrator(bytearray(content), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-    samples = [
+    samples: list[dict[str, Array]] = [
         {spec.name: np.ascontiguousarray(sample.transpose(spec.permutation) if spec.permutation else sample)}
         for sample in calibration
     ]
+    path = folder / "model.tflite"
+    path.write_bytes(quantize(artefact.files[0].read_bytes(), samples))
+    return Artefact(files=(path,), inputs=artefact.inputs, outputs=artefact.outputs)
+
+
+def quantize(
+    content: bytes,
+    samples: list[dict[str, Array]],
+    *,
+    border: BorderType = "float32",
+    ranges: Mapping[str, tuple[float, float]] = _NO_RANGES,
+) -> bytes:
+    """Int8 form of a float file, by samples (input name → array, in the file's layout).
+
+    `border` is what float inputs and outputs become; `ranges` (tensor name → smallest, largest) go before what the
+    samples show. Operators that XNNPACK takes in float32 only stay float, except with int8 borders.
+    """
+    tool = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
+    # The recipe covers the graph's borders too; left out, they become QUANTIZE and DEQUANTIZE operators.
+    # A file with int8 borders is for microcontrollers, which want integers throughout.
+    floats = () if border == "int8" else tuple(map(qtyping.TFLOperationName, LEFT_FLOAT))
+    left = (*(_BORDERS if border == "float32" else ()), *floats)
+    for name in left:
+        tool.update_quantization_recipe(".*", name, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    for name in _BORDERS if border == "uint8" else ():
+        tool.update_quantization_recipe(".*", name, op_config=_UINT8_BORDER)
+    seen = _ranges(content, samples, tool)
+    seen.update({name: _as_seen(span, seen.get(name)) for name, span in ranges.items()})
+    quantized = tool.quantize(seen, enable_progress_report=False)
+    if quantized.quantized_model is None:
+        raise RuntimeError("ai-edge-quantizer returned no model")
+    model = unpack(bytes(quantized.quantized_model))
+    close_islands(model)
+    # The library leaves every operator at version 1, and older runtimes then misread what they do not know.
+    return pack(model)
+
+
+# A tensor that is always 0 would get a scale of 4e-12, and the runtime corrupts its heap when it derives multipliers
+# from that, or saturates. Any scale holds a zero.
+LEAST_RANGE = 1e-6
+
+
+def _ranges(content: bytes, samples: list[dict[str, Array]], tool: quantizer.Quantizer) -> dict[str, qtyping.QSV]:
+    """Smallest and largest value of every tensor over the calibration samples."""
+    observer = calibrator.Calibrator(bytearray(content), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     manager = quantizer.recipe_manager.RecipeManager()
     manager.load_quantization_recipe(tool.get_quantization_recipe())
     observer.calibrate({SIGNATURE: samples}, manager)
     ranges: dict[str, qtyping.QSV] = observer.get_model_qsvs()
+    for span in ranges.values():
+        if float(np.max(span["max"]) - np.min(span["min"])) < LEAST_RANGE:
+            span["max"] = span["max"] + np.float32(1)
     return ranges
+
+
+def _as_seen(span: tuple[float, float], seen: qtyping.QSV | None) -> qtyping.QSV:
+    """A range in the form of what the quantiser saw: arrays of one element and of the tensor's rank."""
+    shape = np.shape(seen["min"]) if seen else ()
+    return {key: np.full(shape, value, np.float32) for key, value in zip(("min", "max"), span, strict=True)}

@@ -18,21 +18,13 @@ from edgefleet_converters.tflite.evaluation import RANDOM, Known, attribute, eva
 from edgefleet_converters.tflite.functions import FunctionKey, find_body
 from edgefleet_converters.tflite.graph import Array, Node, Value
 from edgefleet_converters.tflite.inference import infer, type_of, value_of
+from edgefleet_converters.tflite.sequences import SEQUENCES
+from edgefleet_converters.tflite.unrolling import CONTROL, compose
+from edgefleet_converters.tflite.walking import Scope
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-
-
-@dataclass(slots=True)
-class Scope:
-    """The names that one body sees: its own name of each value → the value's name in the whole graph."""
-
-    opsets: Mapping[str, int]
-    prefix: str = ""
-    names: dict[str, str] = field(default_factory=dict)
-
-    def child(self, prefix: str) -> Scope:
-        """Scope of a subgraph, which sees the outer names too."""
-        return Scope(self.opsets, prefix, dict(self.names))
+_RESOLVED = {**CONTROL, **SEQUENCES}
+_ALIGNING = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
 
 
 @dataclass(slots=True)
@@ -51,12 +43,25 @@ class Expansion:
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     known: dict[str, Known] = field(default_factory=dict)
     openable: set[str] = field(default_factory=set)
+    sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def know(self, name: str, value: Known) -> None:
         """Record a value that is known before run time."""
         self.known[name] = value
         if isinstance(value, np.ndarray):
             self.types[name] = type_of(value)
+
+    def constant(self, wanted: str, value: Array) -> str:
+        """Record a constant under a free name like `wanted`, which is returned."""
+        name = self._fresh(wanted)
+        self.know(name, value)
+        return name
+
+    def sequence(self, wanted: str, elements: Iterable[str]) -> str:
+        """Record a sequence of tensors under a free name like `wanted`, which is returned."""
+        name = self._fresh(wanted)
+        self.sequences[name] = tuple(elements)
+        return name
 
     def value(self, name: str) -> Value:
         """Name, dtype and static shape of a value."""
@@ -69,23 +74,42 @@ class Expansion:
 
     def run_body(self, graph: onnx.GraphProto, scope: Scope, arguments: Sequence[str]) -> list[str]:
         """Walk a subgraph on whole-graph names `arguments`; returns the names of its outputs."""
-        for tensor in graph.initializer:
-            name = self._fresh(scope.prefix + tensor.name)
-            scope.names[tensor.name] = name
-            self.know(name, numpy_helper.to_array(tensor))
+        self.know_initializers(graph, scope)
         scope.names.update(zip((item.name for item in graph.input), arguments, strict=True))
         self.run(graph.node, scope)
         return [scope.names[item.name] for item in graph.output]
 
+    def know_initializers(self, graph: onnx.GraphProto, scope: Scope) -> None:
+        """Record a subgraph's own constants in its scope."""
+        for tensor in graph.initializer:
+            scope.names[tensor.name] = self.constant(scope.prefix + tensor.name, numpy_helper.to_array(tensor))
+
     def _step(self, proto: onnx.NodeProto, scope: Scope) -> None:
         inputs = [scope.names[name] if name else "" for name in proto.input]
+        if proto.op_type in _ALIGNING and not proto.domain and scope.opsets.get("", 1) < 7:
+            proto = self._aligned(proto, scope, inputs)
         if not (
             self._fold(proto, scope, inputs)
             or self._bypass(proto, scope, inputs)
-            or self._branch(proto, scope)
+            or self._resolve(proto, scope, inputs)
             or self._open(proto, scope, inputs)
         ):
             self._keep(proto, scope, inputs)
+
+    def _aligned(self, proto: onnx.NodeProto, scope: Scope, inputs: list[str]) -> onnx.NodeProto:
+        """A node that broadcasts along an `axis`, as before opset 7: the second operand gets the axes that it lacks."""
+        axis, shapes = attribute(proto, "axis"), [self.value(name).shape for name in inputs]
+        if axis is None or shapes[0] is None or shapes[1] is None or shapes[0] == shapes[1]:
+            return proto
+        first = axis.i % max(len(shapes[0]), 1) + len(shapes[1])
+        missing = self.constant(
+            f"{scope.prefix}axes", np.arange(len(shapes[1]), len(shapes[0]) - first + len(shapes[1]))
+        )
+        inputs[1] = compose(self, scope.prefix, "Unsqueeze", [inputs[1], missing])
+        plain = onnx.NodeProto()
+        plain.CopyFrom(proto)
+        plain.attribute.remove(next(item for item in plain.attribute if item.name == "axis"))
+        return plain
 
     def _fold(self, proto: onnx.NodeProto, scope: Scope, inputs: Sequence[str]) -> bool:
         """Compute a node from what is known; its outputs become known."""
@@ -116,7 +140,11 @@ class Expansion:
         """Identity, and Dropout outside training: the output is the input under another name."""
         if proto.domain or proto.op_type not in ("Identity", "Dropout", "CastLike", "Cast"):
             return False
-        if proto.op_type == "Dropout" and len(inputs) > 2 and not self._is_false(inputs[2]):
+        if (
+            proto.op_type == "Dropout"
+            and len(inputs) > 2
+            and not (self._is_false(inputs[2]) or (inputs[1] and self._is_false(inputs[1])))
+        ):
             return False
         if proto.op_type in ("Cast", "CastLike") and not self._keeps_type(proto, inputs):
             return False
@@ -143,18 +171,15 @@ class Expansion:
         like = self.types.get(inputs[1]) if len(inputs) > 1 else None
         return like is not None and bool(source.tensor_type.elem_type == like.tensor_type.elem_type)
 
-    def _branch(self, proto: onnx.NodeProto, scope: Scope) -> bool:
-        """If with a known condition: the branch that is taken."""
-        if proto.domain or proto.op_type != "If":
+    def _resolve(self, proto: onnx.NodeProto, scope: Scope, inputs: Sequence[str]) -> bool:
+        """Control flow, sequences and optionals that are settled before run time."""
+        rule = None if proto.domain else _RESOLVED.get(proto.op_type)
+        before = len(self.nodes)
+        found = rule(self, proto, scope, inputs) if rule is not None else None
+        if found is None:
+            del self.nodes[before:]
             return False
-        condition = self.known.get(scope.names[proto.input[0]])
-        if not isinstance(condition, np.ndarray):
-            return False
-        taken = attribute(proto, "then_branch" if condition.item() else "else_branch")
-        if taken is None:
-            return False
-        inner = scope.child(f"{scope.prefix}{proto.output[0]}/")
-        scope.names.update(zip(proto.output, self.run_body(taken.g, inner, ()), strict=True))
+        scope.names.update((local, name) for local, name in zip(proto.output, found, strict=False) if local)
         return True
 
     def _open(self, proto: onnx.NodeProto, scope: Scope, inputs: Sequence[str]) -> bool:

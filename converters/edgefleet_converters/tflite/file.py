@@ -91,7 +91,18 @@ class Draft:
     ) -> None:
         """Append an operator by its BuiltinOperator name; `version` is the oldest kernel version that can run it."""
         code = getattr(schema.BuiltinOperator, operator)
+        if operator == "RESHAPE":
+            inputs = (self._before_reshape(inputs[0]), *inputs[1:])
         self.operators.append(Operator(code, inputs, outputs, options, max(version, _FIRST_VERSION.get(operator, 1))))
+
+    def _before_reshape(self, name: str) -> str:
+        """What a RESHAPE that made this tensor read, else the tensor itself.
+
+        LiteRT 2.3 lets RESHAPE share its input's memory but counts readers over one step only: after two in a row it
+        computes other things in place of what is still to be read.
+        """
+        made = next((operator for operator in reversed(self.operators) if name in operator.outputs), None)
+        return made.inputs[0] if made is not None and made.code == schema.BuiltinOperator.RESHAPE else name
 
 
 def options_of(table: str, **fields: object) -> object:

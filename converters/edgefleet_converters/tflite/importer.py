@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgefleet_converters.tflite.expansion import STANDARD_DOMAINS, Expansion, Scope
+from edgefleet_converters.tflite.expansion import STANDARD_DOMAINS, Expansion
 from edgefleet_converters.tflite.graph import Array, Graph, Node, NotLowerableError
+from edgefleet_converters.tflite.walking import Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ Does not quantise, and loads nothing but onnx, numpy and the TFLite schema.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -19,17 +19,37 @@ from edgefleet_converters.tflite.graph import Graph, Node, NotLowerableError, in
 from edgefleet_converters.tflite.importer import import_model
 from edgefleet_converters.tflite.operators import FOLDED, OPERATORS
 from edgefleet_converters.tflite.operators.contract import Lowering
+from edgefleet_converters.tflite.operators.control import UNSETTLED
 from edgefleet_converters.tflite.passes.activations import fuse_activations
-from edgefleet_converters.tflite.passes.batchnorm import fold_batchnorm
+from edgefleet_converters.tflite.passes.clipping import name_clipping
+from edgefleet_converters.tflite.passes.duplicates import drop_duplicates
+from edgefleet_converters.tflite.passes.gains import part_gains
+from edgefleet_converters.tflite.passes.hardswish import name_hard_swish
+from edgefleet_converters.tflite.passes.int8_forms import int8_forms
 from edgefleet_converters.tflite.passes.layout import assign_layouts
+from edgefleet_converters.tflite.passes.layout_table import MARK, channels_last
+from edgefleet_converters.tflite.passes.recognise import recognise
+from edgefleet_converters.tflite.passes.reshapes import merge_reshapes
+from edgefleet_converters.tflite.passes.scaling import fold_scaling
+from edgefleet_converters.tflite.runtime_versions import min_runtime_version
 from edgefleet_converters.tflite.writer import write
 
-CANONICAL: tuple[Callable[[Graph], Graph], ...] = (fold_batchnorm, fuse_activations)
+CANONICAL: tuple[Callable[[Graph], Graph], ...] = (
+    drop_duplicates,
+    merge_reshapes,
+    name_clipping,
+    name_hard_swish,
+    recognise,
+    part_gains,
+    fold_scaling,
+    fuse_activations,
+)
 """What comes between the import and layout assignment, in order."""
 
 Layout = Literal["nchw", "nhwc"]
 _RULED = frozenset((*OPERATORS, *FOLDED))
 _DOING = "lowering the model to TFLite"
+_SHAPELESS = "a result whose shape only its data decide"
 _NO_LAYOUTS: Mapping[str, Layout] = MappingProxyType({})
 
 
@@ -54,6 +74,11 @@ class Lowered:
     inputs: tuple[LoweredTensor, ...]
     outputs: tuple[LoweredTensor, ...]
 
+    @property
+    def min_runtime_version(self) -> str:
+        """The first TensorFlow Lite release, in TensorFlow's numbering, that has all the file's operators."""
+        return min_runtime_version(self.content)
+
 
 class _RefusedError(Exception):
     """Nodes that their own rule cannot express: name → what is said of it."""
@@ -64,12 +89,17 @@ class _RefusedError(Exception):
 
 
 def lower(
-    model: onnx.ModelProto, *, keep_layout: bool = False, input_layout: Mapping[str, Layout] = _NO_LAYOUTS
+    model: onnx.ModelProto,
+    *,
+    keep_layout: bool = False,
+    input_layout: Mapping[str, Layout] = _NO_LAYOUTS,
+    int8: bool = False,
 ) -> Lowered:
     """Lower a model with static shapes; raises UnsupportedError naming everything that has no TFLite form.
 
-    `keep_layout` leaves all inputs and outputs as in the source; `input_layout` decides it for single inputs. A node
-    whose own rule refuses it is lowered through its function body, if it has one.
+    `keep_layout` leaves all inputs and outputs as in the source; `input_layout` decides it for single inputs. `int8`
+    gives the float file the forms that stay on XNNPACK once it is quantised. A node whose own rule refuses it is
+    lowered through its function body, if it has one.
     """
     asked = {name: layout == "nhwc" for name, layout in input_layout.items()}
     opened: frozenset[str] = frozenset()
@@ -77,7 +107,9 @@ def lower(
         try:
             imported = import_model(model, _RULED, opened)
             graph = _passed(imported.graph, asked, keep=keep_layout)
-            return _lowered(graph, _write(graph))
+            graph = int8_forms(graph) if int8 else graph
+            draft = _pruned(_drafted(graph), graph)
+            break
         except NotLowerableError as error:
             raise _unsupported([str(error)]) from error
         except _RefusedError as refused:
@@ -85,6 +117,11 @@ def lower(
             if not more:
                 raise _unsupported(list(refused.nodes.values())) from refused
             opened |= more
+    # From here on only the draft holds the weights, and the writer lets go of each as it writes it.
+    graph = replace(graph, constants={})
+    del model, imported
+    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+    return _lowered(graph, write(draft, {name: name for name in graph.inputs}, outputs))
 
 
 def _passed(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
@@ -96,11 +133,48 @@ def _passed(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
         for node in graph.nodes
         if node.operator not in OPERATORS and node.operator not in FOLDED
     }
+    unknown = {**_shapeless(graph), **unknown}
     if unknown:
-        raise _RefusedError(unknown)
+        raise _RefusedError({**_refused(graph), **unknown})
+    return _arranged(graph, asked, keep=keep)
+
+
+def _arranged(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
     for step in CANONICAL:
         graph = step(graph)
-    return assign_layouts(graph, asked, keep=keep)
+    return merge_reshapes(assign_layouts(graph, asked, keep=keep))
+
+
+def _refused(graph: Graph) -> dict[str, str]:
+    """What the rules refuse in a graph that cannot be lowered anyway, so that all of it is said at once."""
+    kept = [node for node in graph.nodes if _is_static(graph, node)]
+    read = {name for node in kept for name in node.inputs}
+    ends = tuple(name for node in kept for name in node.outputs if name and name not in read)
+    try:
+        _drafted(_arranged(replace(graph, nodes=tuple(kept), outputs=ends, output_names=ends), {}, keep=True))
+    except _RefusedError as refused:
+        return refused.nodes
+    except NotLowerableError:
+        return {}
+    return {}
+
+
+def _shapeless(graph: Graph) -> dict[str, str]:
+    """Nodes that make the first values without a static shape."""
+    return {
+        node.name: f"{node.operator} (node {node.name!r}: {UNSETTLED.get(node.operator, _SHAPELESS)})"
+        for node in graph.nodes
+        if _are_static(graph, node.inputs) and not _are_static(graph, node.outputs)
+    }
+
+
+def _is_static(graph: Graph, node: Node) -> bool:
+    return _are_static(graph, (*node.inputs, *node.outputs))
+
+
+def _are_static(graph: Graph, names: Sequence[str]) -> bool:
+    values = [graph.values.get(name) for name in names if name and name not in graph.constants]
+    return all(value is not None and value.shape is not None for value in values)
 
 
 def _unsupported(found: list[str]) -> UnsupportedError:
@@ -111,7 +185,7 @@ def _unsupported(found: list[str]) -> UnsupportedError:
     )
 
 
-def _write(graph: Graph) -> bytes:
+def _drafted(graph: Graph) -> Draft:
     draft = Draft()
     for name in (*graph.inputs, *(name for node in graph.nodes for name in node.outputs)):
         if name:
@@ -119,14 +193,23 @@ def _write(graph: Graph) -> bytes:
     refused = {}
     for node in graph.nodes:
         try:
-            _rule(node)(node, Emitter(node, graph, draft))
+            _rule(node)(node, Emitter(node, _seen_by(node, graph), draft))
         except NotLowerableError as error:
             refused[node.name] = f"{node.operator} (node {node.name!r}: {error})"
     if refused:
         raise _RefusedError(refused)
-    inputs = {name: name for name in graph.inputs}
-    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
-    return write(_pruned(draft, graph), inputs, outputs)
+    return draft
+
+
+def _seen_by(node: Node, graph: Graph) -> Graph:
+    """The graph with the layouts that hold for one node: what it reads and writes channels-last by its mark.
+
+    One tensor can stand for several values of the source, each with its own axes, so only the node can tell.
+    """
+    if MARK not in node.attributes:
+        return replace(graph, layouts={})
+    layout = channels_last(len(graph.shape(node.inputs[0])))
+    return replace(graph, layouts={node.inputs[0]: layout, node.outputs[0]: layout})
 
 
 def _rule(node: Node) -> Lowering:

@@ -19,6 +19,7 @@ from edgefleet.errors import EdgefleetError, MissingExtraError
 # name → (module:attribute, one line of help, extra that installs what it needs)
 SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
     "package": ("edgefleet_converters.cli:app", "Turn a model into a package of variants.", "convert"),
+    "convert": ("edgefleet_converters.convert_cli:app", "Convert a model for one runtime.", "convert-litert"),
     "server": ("edgefleet.server.cli:server", "Serve a fleet over an MQTT broker.", "server"),
     "deploy": ("edgefleet.server.cli:deploy", "Deploy a package to devices and follow them.", "server"),
     "fleet": ("edgefleet.server.cli:fleet", "Look at the fleet.", "server"),

@@ -73,8 +73,9 @@ class Core:
 
     def constant(self, array: Array | Sequence[float], dtype: str = "", role: str = "constant") -> Tensor:
         """A constant of the file; `role` becomes part of its name."""
-        stored = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
-        stored = stored.astype(dtype) if dtype else stored
+        # Strided views stay views: the writer brings weights in order as it writes them.
+        stored = np.asarray(array)
+        stored = stored.astype(dtype, copy=False) if dtype else stored
         return self.draft.tensors[self.draft.constant(f"{self._stem()}/{role}", stored)]
 
     def integers(self, values: Sequence[int], role: str = "constant") -> Tensor:
@@ -165,6 +166,8 @@ class Core:
             sizes[sizes.index(-1)] = math.prod(value.shape) // known
         if tuple(sizes) == value.shape:
             return value
+        if math.prod(sizes) != math.prod(value.shape):
+            raise NotLowerableError(f"the elements of {value.shape} as {tuple(sizes)}")
         if value.data is not None:
             return self.constant(value.data.reshape(sizes), role="reshaped")
         return self._reshape(value, sizes)
@@ -184,10 +187,18 @@ class Core:
         if (value.shape, value.dtype) != (target.shape, target.dtype):
             found = f"{value.dtype}{list(value.shape)} for {output!r}, which is {target.dtype}{list(target.shape)}"
             raise NotLowerableError(f"it computes {found}")
-        if not self._rename(value.name, target):
+        if math.prod(target.shape) == 0:
+            self._empty(target)
+        elif not self._rename(value.name, target):
             value = self._moved.get(value.name, value)
             copied = self._reshape(value, value.shape)
             self._rename(copied.name, target)
+
+    def _empty(self, target: Tensor) -> None:
+        """A block of no elements out of a constant: the one form of an empty tensor that runs."""
+        whole = self.constant(np.zeros([max(size, 1) for size in target.shape], np.dtype(target.dtype)), role="none")
+        bounds = self.integers([0] * target.rank, "starts"), self.integers(target.shape, "sizes")
+        self.draft.emit("SLICE", (whole.name, *(item.name for item in bounds)), (target.name,), options_of("Slice"))
 
     def _rename(self, name: str, target: Tensor) -> bool:
         """Let the operator of this node that computes `name` compute `target` instead, if there is one."""

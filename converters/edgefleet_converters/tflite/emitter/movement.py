@@ -52,6 +52,8 @@ class Movement(Core):
         """A block: `sizes` elements from `starts` on, on every axis; nothing when that is all of them."""
         if tuple(sizes) == value.shape:
             return value
+        if math.prod(sizes) == 0:
+            return self.constant(np.zeros(sizes, np.dtype(value.dtype)), role="none")
         if value.data is not None:
             block = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
             return self.constant(value.data[block], role="slice")

@@ -11,13 +11,17 @@ from types import MappingProxyType
 from edgefleet_converters.tflite.operators import (
     activations,
     attention,
+    bitwise,
+    borders,
     comparison,
     control,
     convolution,
     dense,
     detection,
+    einsum,
     elementwise,
     indexing,
+    integers,
     losses,
     normalization,
     pooling,
@@ -25,8 +29,14 @@ from edgefleet_converters.tflite.operators import (
     recurrent,
     reduction,
     resizing,
+    running,
+    sampling,
+    scattering,
     shaping,
     signal,
+    text,
+    tokens,
+    transposed,
     trigonometry,
 )
 from edgefleet_converters.tflite.operators.contract import Lowering
@@ -34,13 +44,17 @@ from edgefleet_converters.tflite.operators.contract import Lowering
 _FAMILIES = (
     activations,
     attention,
+    bitwise,
+    borders,
     comparison,
     control,
     convolution,
     dense,
     detection,
+    einsum,
     elementwise,
     indexing,
+    integers,
     losses,
     normalization,
     pooling,
@@ -48,8 +62,14 @@ _FAMILIES = (
     recurrent,
     reduction,
     resizing,
+    running,
+    sampling,
+    scattering,
     shaping,
     signal,
+    text,
+    tokens,
+    transposed,
     trigonometry,
 )
 
@@ -66,5 +86,5 @@ def _merged() -> dict[str, Lowering]:
 
 OPERATORS: Mapping[str, Lowering] = MappingProxyType(_merged())
 
-FOLDED = ("BatchNormalization", "Constant", "Dropout", "Shape", "Size")
+FOLDED = ("Constant", "Dropout", "Shape", "Size")
 """Operators that have no row because an earlier pass turns them into others; one that is left is refused."""

@@ -12,8 +12,11 @@ import numpy as np
 from edgefleet_converters.tflite.emitter import Emitter
 from edgefleet_converters.tflite.file import Tensor, options_of
 from edgefleet_converters.tflite.graph import Node
+from edgefleet_converters.tflite.kernels import working_dtype
 from edgefleet_converters.tflite.operators.contract import Lowering
 from edgefleet_converters.tflite.operators.elementwise import unary
+
+_MOVING = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def clip(node: Node, e: Emitter) -> None:
@@ -119,12 +122,27 @@ def swish(node: Node, e: Emitter) -> None:
     e.into(node.outputs[0], e.mul(value, e.sigmoid(value if alpha == 1.0 else e.mul(value, alpha))))
 
 
+def _single(node: Node, e: Emitter) -> Tensor:
+    """The input as float32: a float64 one only where it was float32 before a Cast, so that no digit is lost."""
+    value = e.input(0)
+    widened = value.dtype == "float64" and _was_single(node.input(0), e)
+    return e.cast(value, "float32" if widened else working_dtype("SOFTMAX", value.dtype))
+
+
+def _was_single(name: str, e: Emitter) -> bool:
+    """Whether a value is a float32 one that has only been cast and moved."""
+    made_by = {output: node for node in e.graph.nodes for output in node.outputs}
+    while (node := made_by.get(name)) is not None and node.operator in _MOVING:
+        name = node.inputs[0]
+    return node is not None and node.operator == "Cast" and e.graph.dtype(node.inputs[0]) == "float32"
+
+
 def _over_rows(node: Node, e: Emitter) -> tuple[Tensor, tuple[int, ...], list[int]]:
     """The input as rows [n, m] to normalise, the shape to bring the result to, and the order of axes after that.
 
     Before opset 13 a row is everything from the axis on, and the default axis is 1.
     """
-    value = e.input(0)
+    value = _single(node, e)
     axis = node.integer("axis", 1 if node.opset < 13 else -1) % max(value.rank, 1)
     if node.opset < 13:
         return e.reshape(value, (math.prod(value.shape[:axis]), -1)), value.shape, list(range(value.rank))
@@ -134,23 +152,28 @@ def _over_rows(node: Node, e: Emitter) -> tuple[Tensor, tuple[int, ...], list[in
     return rows, turned.shape, [order.index(other) for other in range(value.rank)]
 
 
+def _back(node: Node, e: Emitter, value: Tensor) -> None:
+    """The result in the input's type."""
+    e.into(node.outputs[0], e.cast(value, e.output().dtype))
+
+
 def softmax(node: Node, e: Emitter) -> None:
     """Softmax over one axis; before opset 13 over all axes from that one on."""
     rows, shape, order = _over_rows(node, e)
-    e.into(node.outputs[0], e.transpose(e.reshape(e.softmax(rows), shape), order))
+    _back(node, e, e.transpose(e.reshape(e.softmax(rows), shape), order))
 
 
 def log_softmax(node: Node, e: Emitter) -> None:
     """LogSoftmax, along what Softmax runs along."""
     rows, shape, order = _over_rows(node, e)
-    e.into(node.outputs[0], e.transpose(e.reshape(e.log_softmax(rows), shape), order))
+    _back(node, e, e.transpose(e.reshape(e.log_softmax(rows), shape), order))
 
 
 def hardmax(node: Node, e: Emitter) -> None:
     """Hardmax: 1 at the first largest element, 0 elsewhere, along what Softmax runs along."""
     rows, shape, order = _over_rows(node, e)
     found = e.one_hot(e.arg_max(rows, -1, "int32"), rows.shape[-1], 1.0, 0.0, rows.dtype)
-    e.into(node.outputs[0], e.transpose(e.reshape(found, shape), order))
+    _back(node, e, e.transpose(e.reshape(found, shape), order))
 
 
 OPERATORS: dict[str, Lowering] = {

@@ -51,40 +51,83 @@ def multiply(node: Node, e: Emitter) -> None:
 
 
 def divide(node: Node, e: Emitter) -> None:
-    """Div: float, and integers of up to 32 bits, which truncate; a constant divisor 0 is refused for integers."""
-    e.into(node.outputs[0], e.div(*operand_pair(node, e), node.activation))
+    """Div: float, and integers, which truncate; a constant divisor 0 is refused for integers, and uint64."""
+    left, right = operand_pair(node, e)
+    if left.dtype in ("int64", "uint32"):
+        made = e.cast(_long_quotient(e, e.cast(left, "int64"), e.cast(right, "int64")), left.dtype)
+    else:
+        made = e.div(left, right, node.activation)
+    e.into(node.outputs[0], made)
+
+
+def _long_quotient(e: Emitter, left: Tensor, right: Tensor) -> Tensor:
+    """The truncated quotient of int64, which TFLite cannot divide.
+
+    Without its remainder the dividend is a multiple of the divisor, so that a quotient in floats can be mended until
+    nothing is left: each of the four turns leaves 2**-22 of what was there.
+    """
+    multiple, divisor = e.sub(left, _truncated_rest(e, left, right)), e.cast(right, "float32")
+    found = _rounded(e, multiple, divisor)
+    for _ in range(3):
+        missing = e.sub(multiple, e.mul(found, right))
+        found = e.add(found, _rounded(e, missing, divisor))
+    return found
+
+
+def _rounded(e: Emitter, dividend: Tensor, divisor: Tensor) -> Tensor:
+    return e.cast(e.round(e.div(e.cast(dividend, "float32"), divisor)), "int64")
+
+
+def _truncated_rest(e: Emitter, left: Tensor, right: Tensor) -> Tensor:
+    """The remainder with the dividend's sign; not by magnitudes, as the smallest integer has none."""
+    zero = np.zeros((), left.dtype)
+    rest = e.floor_mod(left, right)
+    differ = e.not_equal(e.less(left, zero), e.less(right, zero))
+    return e.select(e.logical_and(differ, e.not_equal(rest, zero)), e.sub(rest, right), rest)
 
 
 def modulo(node: Node, e: Emitter) -> None:
     """Mod: with fmod=0 the divisor's sign (integers), with fmod=1 the dividend's (any type)."""
     left, right = e.input(0), e.input(1)
-    if not node.integer("fmod", 0):
-        e.into(node.outputs[0], e.floor_mod(left, right))
-        return
-    if left.dtype.startswith("u"):
-        e.into(node.outputs[0], e.floor_mod(left, right))
-        return
-    size = e.floor_mod(e.abs(left), e.abs(right))
-    zero = np.zeros((), left.dtype)
-    e.into(node.outputs[0], e.select(e.less(left, zero), e.neg(size), size))
+    if not node.integer("fmod", 0) or left.dtype.startswith("u"):
+        rest = e.floor_mod(left, right)
+    elif left.dtype.startswith("float"):
+        size = e.floor_mod(e.abs(left), e.abs(right))
+        rest = e.select(e.less(left, np.zeros((), left.dtype)), e.neg(size), size)
+    else:
+        rest = _truncated_rest(e, left, right)
+    e.into(node.outputs[0], rest)
+
+
+def sign(e: Emitter, value: Tensor) -> Tensor:
+    """-1, 0 or 1, of any number type."""
+    if value.dtype not in ("int64", "uint32"):
+        return e.sign(value)
+    zero = np.zeros((), value.dtype)
+    return e.sub(e.cast(e.greater(value, zero), value.dtype), e.cast(e.less(value, zero), value.dtype))
 
 
 def power(node: Node, e: Emitter) -> None:
-    """Pow: float32 by any exponent; integers by a small constant one, or int32 by int32.
+    """Pow: floats by any exponent; integers by whole constants and by integers.
 
     An integer base with a computed float exponent is refused: its result would not be exact.
     """
     base, exponent = e.input(0), e.input(1)
     count = _small_power(exponent)
-    if count is not None and (base.dtype != "float32" or count <= 3):
+    if count is not None and (not base.dtype.startswith("float") or count <= 3):
         value = base
         for _ in range(count - 1):
             value = e.mul(value, base)
         e.into(node.outputs[0], e.broadcast_to(value, e.output().shape))
-        return
-    if base.dtype != "float32" and exponent.dtype.startswith("float"):
-        raise NotLowerableError(f"{base.dtype} to the power of {exponent.dtype}")
-    e.into(node.outputs[0], e.pow(base, e.cast(exponent, base.dtype)))
+    elif base.dtype.startswith("float"):
+        e.into(node.outputs[0], e.pow(base, e.cast(exponent, base.dtype)))
+    else:
+        whole = exponent.dtype.startswith(("int", "uint"))
+        if exponent.data is not None and not whole:
+            whole = bool(np.all(exponent.data == np.trunc(exponent.data)))
+        if not whole:
+            raise NotLowerableError(f"{base.dtype} to the power of {exponent.dtype}")
+        e.into(node.outputs[0], _whole_power(e, base, e.cast(exponent, "int64")))
 
 
 def _small_power(exponent: Tensor) -> int | None:
@@ -93,6 +136,24 @@ def _small_power(exponent: Tensor) -> int | None:
         return None
     value = float(exponent.data.item())
     return int(value) if value in range(1, _LARGEST_UNROLLED_POWER + 1) else None
+
+
+def _whole_power(e: Emitter, base: Tensor, exponent: Tensor) -> Tensor:
+    """By squaring, exactly; of a negative exponent only 1 and -1 leave more than 0.
+
+    Beyond 63 every other base overflows, so that only whether the exponent is odd counts.
+    """
+    one, zero = np.ones((), base.dtype), np.zeros((), base.dtype)
+    negative = e.less(exponent, 0)
+    beyond = e.logical_or(negative, e.greater(exponent, 63))
+    left = e.cast(e.select(beyond, e.floor_mod(exponent, 2), exponent), "int32")
+    made, squared = e.broadcast_to(e.constant(one), np.broadcast_shapes(base.shape, exponent.shape)), base
+    for bit in range(6):
+        odd = e.equal(e.floor_mod(e.right_shift(left, bit), 2), 1)
+        made = e.select(odd, e.mul(made, squared), made)
+        squared = e.mul(squared, squared) if bit < 5 else squared
+    unit = e.logical_or(e.equal(base, one), e.equal(base, e.constant(-one)))
+    return e.select(e.logical_and(negative, e.logical_not(unit)), zero, made)
 
 
 def chained(write: Callable[[Emitter, Tensor, Tensor], Tensor]) -> Lowering:
@@ -115,42 +176,9 @@ def mean(node: Node, e: Emitter) -> None:
     e.into(node.outputs[0], e.mul(value, 1 / len(node.inputs)))
 
 
-def bit_shift(node: Node, e: Emitter) -> None:
-    """BitShift of unsigned integers of up to 32 bits: a signed one might shift by a negative count.
-
-    To the left it is a product with a power of two, and a shift by the width or more gives 0.
-    """
-    value, count = e.input(0), e.input(1)
-    if value.dtype not in ("uint8", "uint16", "uint32"):
-        raise NotLowerableError(f"a shift of {value.dtype}")
-    if node.text("direction", "") == "RIGHT":
-        e.into(node.outputs[0], e.right_shift(value, count))
-        return
-    bits = np.dtype(value.dtype).itemsize * 8
-    powers = np.array([1 << shift if shift < bits else 0 for shift in range(bits + 1)], np.int64)
-    index = e.cast(e.minimum(e.cast(count, "int64"), bits), "int32")
-    factor = e.gather(e.constant(powers), index)
-    e.into(node.outputs[0], e.cast(e.mul(e.cast(value, "int64"), factor), value.dtype))
-
-
-def bitwise_not(node: Node, e: Emitter) -> None:
-    """BitwiseNot: exclusive or with all ones; no 64-bit types."""
-    value = e.input(0)
-    ones = np.array(-1 if value.dtype.startswith("i") else np.iinfo(value.dtype).max, value.dtype)
-    e.into(node.outputs[0], e.bitwise_xor(value, ones))
-
-
-def bitwise_xor(node: Node, e: Emitter) -> None:
-    """BitwiseXor; no 64-bit types."""
-    e.into(node.outputs[0], e.bitwise_xor(e.input(0), e.input(1)))
-
-
 OPERATORS: dict[str, Lowering] = {
     "Abs": unary(lambda e, x: x if x.dtype.startswith("u") else e.abs(x)),
     "Add": add,
-    "BitShift": bit_shift,
-    "BitwiseNot": bitwise_not,
-    "BitwiseXor": bitwise_xor,
     "Ceil": unary(lambda e, x: e.ceil(x)),
     "Div": divide,
     "Exp": unary(lambda e, x: e.exp(x)),
@@ -165,7 +193,7 @@ OPERATORS: dict[str, Lowering] = {
     "Pow": power,
     "Reciprocal": unary(lambda e, x: e.div(1.0, x)),
     "Round": unary(lambda e, x: e.round(x)),
-    "Sign": unary(lambda e, x: e.sign(x)),
+    "Sign": unary(sign),
     "Sqrt": unary(lambda e, x: e.sqrt(x)),
     "Sub": subtract,
     "Sum": chained(lambda e, x, y: e.add(x, y)),

@@ -6,7 +6,9 @@ The result's shape is static, so a shape that the model computes is not read at 
 from __future__ import annotations
 
 from edgefleet_converters.tflite.emitter import Emitter
+from edgefleet_converters.tflite.file import options_of
 from edgefleet_converters.tflite.graph import Node, NotLowerableError
+from edgefleet_converters.tflite.operators.channels import channels_last, finish, stored_last
 from edgefleet_converters.tflite.operators.contract import Lowering
 
 
@@ -68,13 +70,40 @@ def tile(node: Node, e: Emitter) -> None:
     e.into(node.outputs[0], e.tile(e.input(0), _whole(node, e, 1, "repeats")))
 
 
+def depth_to_space(node: Node, e: Emitter) -> None:
+    """DepthToSpace, DCR (blocks before channels) or CRD: channels become blocks of height and width."""
+    block, mode = node.integer("blocksize", 1), node.text("mode", "DCR")
+    value = e.input(0)
+    if mode == "DCR" and stored_last(e) and value.dtype == "float32":
+        options = options_of("DepthToSpace", blockSize=block)
+        e.into(node.outputs[0], e.call("DEPTH_TO_SPACE", [value], e.output().shape, value.dtype, options))
+        return
+    value = channels_last(e)
+    batch, height, width, channels = value.shape
+    parts = (block, block, channels // block**2) if mode == "DCR" else (channels // block**2, block, block)
+    order = (0, 1, 3, 2, 4, 5) if mode == "DCR" else (0, 1, 4, 2, 5, 3)
+    moved = e.transpose(e.reshape(value, (batch, height, width, *parts)), order)
+    finish(e, e.reshape(moved, (batch, height * block, width * block, channels // block**2)))
+
+
+def space_to_depth(node: Node, e: Emitter) -> None:
+    """SpaceToDepth, DCR (blocks before channels) or CRD: blocks of height and width become channels."""
+    block, value = node.integer("blocksize", 1), channels_last(e)
+    batch, height, width, channels = value.shape
+    parts = e.reshape(value, (batch, height // block, block, width // block, block, channels))
+    moved = e.transpose(parts, (0, 1, 3, 2, 4, 5) if node.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4))
+    finish(e, e.reshape(moved, (batch, height // block, width // block, block**2 * channels)))
+
+
 OPERATORS: dict[str, Lowering] = {
     "Concat": concat,
+    "DepthToSpace": depth_to_space,
     "Expand": expand,
     "Flatten": reshape,
     "Identity": reshape,
     "Reshape": reshape,
     "Slice": cut,
+    "SpaceToDepth": space_to_depth,
     "Split": split,
     "Squeeze": reshape,
     "Tile": tile,

@@ -5,12 +5,18 @@ TFLite has SIN, COS, TANH and ATAN2; the others are their textbook identities.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edgefleet_converters.tflite.emitter import Emitter
 from edgefleet_converters.tflite.file import Tensor
 from edgefleet_converters.tflite.operators.contract import Lowering
 from edgefleet_converters.tflite.operators.elementwise import unary
+
+_LN2 = math.log(2)
+# From here on x² + 1 and x² - 1 are x² in float32.
+_LARGE = 1e8
 
 
 def _atan2(e: Emitter, y: Tensor, x: Tensor) -> Tensor:
@@ -22,22 +28,32 @@ def _cathetus(e: Emitter, x: Tensor) -> Tensor:
     return e.sqrt(e.mul(e.sub(1.0, x), e.add(x, 1.0)))
 
 
+def _halves(e: Emitter, x: Tensor) -> tuple[Tensor, Tensor]:
+    """e^x / 2 and e^-x / 2, halved in the exponent so that they overflow no earlier than their sum does."""
+    return e.exp(e.sub(x, _LN2)), e.exp(e.sub(e.neg(x), _LN2))
+
+
 def _sinh(e: Emitter, x: Tensor) -> Tensor:
-    return e.mul(e.sub(e.exp(x), e.exp(e.neg(x))), 0.5)
+    return e.sub(*_halves(e, x))
 
 
 def _cosh(e: Emitter, x: Tensor) -> Tensor:
-    return e.mul(e.add(e.exp(x), e.exp(e.neg(x))), 0.5)
+    return e.add(*_halves(e, x))
+
+
+def _log_of_sum(e: Emitter, x: Tensor, squared: Tensor) -> Tensor:
+    """log(x + sqrt(squared)), which is log(2 x) where x is large and its square overflows."""
+    return e.select(e.greater(x, _LARGE), e.add(e.log(x), _LN2), e.log(e.add(x, e.sqrt(squared))))
 
 
 def _asinh(e: Emitter, x: Tensor) -> Tensor:
     """On the magnitude, as the sum of a negative number and its root would cancel."""
     size = e.abs(x)
-    return e.mul(e.sign(x), e.log(e.add(size, e.sqrt(e.add(e.mul(size, size), 1.0)))))
+    return e.mul(e.sign(x), _log_of_sum(e, size, e.add(e.mul(size, size), 1.0)))
 
 
 def _acosh(e: Emitter, x: Tensor) -> Tensor:
-    return e.log(e.add(x, e.sqrt(e.mul(e.sub(x, 1.0), e.add(x, 1.0)))))
+    return _log_of_sum(e, x, e.mul(e.sub(x, 1.0), e.add(x, 1.0)))
 
 
 def _atanh(e: Emitter, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from edgefleet_converters.tflite.graph import Activation, Graph, Node
 
 # Operators whose TFLite form has a fused activation.
-_FUSING = ("Conv", "Gemm", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool")
+_FUSING = ("Add", "AveragePool", "Conv", "Div", "Gemm", "MatMul", "MaxPool", "Mul", "Sub")
 
 
 def fuse_activations(graph: Graph) -> Graph:

@@ -1,179 +1,169 @@
 """Layout assignment: spatial operators work on channels-last (NHWC) values; as little as possible is moved.
 
-A graph input or output may stay channels-last in the file; its entry in `layouts` tells whoever runs it to
-permute. Only rank 4 has a channels-last form here.
+All nodes are decided together: each may work in several layouts (`layout_plans`), each disagreement costs a transpose,
+and the cheapest choice is found exactly (`layout_choice`). Only rank 4 has a channels-last form at a graph's border.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edgefleet_converters.tflite.graph import (
     CHANNELS_LAST,
-    Array,
     Graph,
     Node,
     NotLowerableError,
-    Value,
-    inverse,
     keeps_order,
     permuted,
 )
+from edgefleet_converters.tflite.passes.layout_axes import Order, identity
+from edgefleet_converters.tflite.passes.layout_choice import Table, choose
+from edgefleet_converters.tflite.passes.layout_placement import Placement
+from edgefleet_converters.tflite.passes.layout_plans import Plan, possible_plans
+from edgefleet_converters.tflite.passes.layout_table import AXIS_LAST, SPATIAL
 
-# Read and write channels-last through their first input and first output.
-_SPATIAL = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool")
-# Work on any layout, as long as all their operands have the same.
-_FOLLOWING = frozenset(
-    (
-        *("Abs", "Add", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
-        *("HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pow"),
-        *("Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub"),
-        *("Sum", "Swish", "Tanh", "ThresholdedRelu"),
-    )
-)
-# Only the order of elements matters, not where the axes are.
-_RESHAPING = ("Flatten", "Reshape")
+_MOST_PLANS = 5
+_LARGEST_TABLE = 4096
+# In transposes: enough to prefer none of them, and never as much as one.
+_RESHAPE_COST, _BORDER_COST, _SIZE_COST = 0.002, 0.001, 0.05
+
+Choice = tuple[tuple[tuple[str, Order], ...], tuple[tuple[str, Order], ...], float]
+"""One way of an actor: what it reads and what it writes, in which layout, and what that costs by itself."""
 
 
 def assign_layouts(graph: Graph, inputs: Mapping[str, bool] | None = None, *, keep: bool = False) -> Graph:
     """Choose each value's layout, permute constants, and add Transpose nodes where two layouts meet.
 
-    With `keep`, graph inputs and outputs stay as they are in the source; `inputs` says of single inputs whether they
-    are channels-last.
+    A rank-4 float input or output is stored channels-last where that saves a transpose; with `keep`, all stay as they
+    are in the source. `inputs` says of single inputs whether they are channels-last.
     """
-    draft = _Draft(graph, dict(graph.values), dict(graph.constants))
-    _choose_inputs(draft, inputs or {}, keep=keep)
-    for node in graph.nodes:
-        if node.operator in _SPATIAL and len(graph.shape(node.inputs[0])) == len(CHANNELS_LAST):
-            draft.add(node, (draft.channels_last(node.inputs[0]), *node.inputs[1:]), channels_last=True)
-        elif node.operator in _FOLLOWING:
-            _follow(draft, node)
-        elif node.operator in _RESHAPING:
-            _reshape(draft, node)
+    borders = _input_layouts(graph, inputs or {}, keep=keep)
+    if not any(layouts[0] != identity(len(layouts[0])) for layouts in borders.values()) and not _concerns(graph):
+        return graph
+    seeds = {name: {layouts[0]} for name, layouts in borders.items()}
+    plans = possible_plans(graph, seeds, _MOST_PLANS)
+    ends = {name: _border(graph, name, free=not keep) for name in graph.outputs}
+    picked = _pick(graph, [_of_border(name, found, read=False) for name, found in borders.items()], plans, ends)
+    placement = Placement(graph, dict(graph.values), dict(graph.constants))
+    position = len(borders)
+    for (name, layouts), option in zip(borders.items(), picked[:position], strict=True):
+        placement.place_input(name, layouts[option])
+    for node, option in zip(graph.nodes, picked[position:], strict=False):
+        placement.place(node, plans[node][option])
+    outputs: list[str] = []
+    for name, option in zip(graph.outputs, picked[position + len(graph.nodes) :], strict=True):
+        outputs.append(placement.place_output(name, ends[name][option], {*graph.inputs, *outputs}))
+    placed = replace(graph, values=placement.values, layouts=placement.layouts, outputs=tuple(outputs))
+    return placed.with_nodes(placement.nodes, placement.constants)
+
+
+def _concerns(graph: Graph) -> bool:
+    """Whether any node wants something other than the source's layout."""
+    return any(
+        node.operator in SPATIAL or node.operator in AXIS_LAST or node.operator == "Transpose" for node in graph.nodes
+    )
+
+
+def _input_layouts(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> dict[str, list[Order]]:
+    found = {}
+    for name in graph.inputs:
+        shape = graph.values[name].shape
+        wide = shape is not None and len(shape) == len(CHANNELS_LAST)
+        if asked.get(name) and not wide:
+            raise NotLowerableError(f"the input {name!r} has no channels-last form: it is not of rank 4")
+        if name in asked and wide:
+            found[name] = [CHANNELS_LAST if asked[name] else identity(len(CHANNELS_LAST))]
         else:
-            draft.add(node, tuple(draft.source_layout(name) for name in node.inputs))
-    if keep:
-        graph = replace(graph, outputs=tuple(draft.source_layout(name) for name in graph.outputs))
-    placed = replace(graph, values=draft.values, layouts=draft.layouts)
-    return placed.with_nodes(draft.nodes, draft.constants)
+            found[name] = _border(graph, name, free=not keep)
+    return found
+
+
+def _border(graph: Graph, name: str, *, free: bool) -> list[Order]:
+    """The layouts that a graph input or output may have, the source's first."""
+    value = graph.values[name]
+    plain = identity(len(value.shape or ()))
+    wide = len(plain) == len(CHANNELS_LAST) and value.dtype == "float32"
+    return [plain, CHANNELS_LAST] if free and wide else [plain]
+
+
+def _of_border(name: str, layouts: Iterable[Order], *, read: bool) -> list[Choice]:
+    return [
+        (((name, layout),), (), _BORDER_COST * at) if read else ((), ((name, layout),), _BORDER_COST * at)
+        for at, layout in enumerate(layouts)
+    ]
+
+
+def _of_plan(node: Node, plan: Plan) -> Choice:
+    reads = tuple((name, layout) for name, layout in zip(node.inputs, plan.inputs, strict=False) if layout is not None)
+    writes = zip(node.outputs, plan.outputs, strict=True)
+    return reads, tuple((name, layout) for name, layout in writes if layout is not None), 0.0
+
+
+def _pick(
+    graph: Graph,
+    borders: Sequence[list[Choice]],
+    plans: Mapping[Node, list[Plan]],
+    ends: Mapping[str, list[Order]],
+) -> list[int]:
+    """The chosen option of every input, node and output, in this order."""
+    actors = [
+        *borders,
+        *([_of_plan(node, plan) for plan in plans[node]] for node in graph.nodes),
+        *(_of_border(name, layouts, read=True) for name, layouts in ends.items()),
+    ]
+    tables = [Table((at,), np.array([cost for _, _, cost in options])) for at, options in enumerate(actors)]
+    near: dict[str, list[int]] = {}
+    for at, options in enumerate(actors):
+        reads, writes, _ = options[0]
+        for name in dict.fromkeys(name for name, _ in (*writes, *reads)):
+            near.setdefault(name, []).append(at)
+    moves = _Moves(graph)
+    for name, found in near.items():
+        if name in graph.values and graph.values[name].shape is not None:
+            tables.extend(moves.tables(name, actors, found))
+    return choose([len(options) for options in actors], tables)
 
 
 @dataclass(slots=True)
-class _Draft:
-    """The new graph while it is being written."""
+class _Moves:
+    """What it costs to have a value in the layouts that its readers need."""
 
     graph: Graph
-    values: dict[str, Value]
-    constants: dict[str, Array]
-    layouts: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    nodes: list[Node] = field(default_factory=list)
+    _total: float = field(init=False)
 
-    def add(self, node: Node, inputs: tuple[str, ...], *, channels_last: bool = False) -> None:
-        """Append a node; with `channels_last` its first output is stored so."""
-        if channels_last:
-            self.store_channels_last(node.outputs[0])
-        self.nodes.append(replace(node, inputs=inputs))
+    def __post_init__(self) -> None:
+        self._total = 1.0 + sum(math.prod(value.shape) for value in self.graph.values.values() if value.shape)
 
-    def store_channels_last(self, name: str) -> None:
-        """Record that a value, whose shape is still the source's, is stored channels-last."""
-        self.layouts[name] = CHANNELS_LAST
-        self.values[name] = replace(self.values[name], shape=permuted(self.graph.shape(name), CHANNELS_LAST))
+    def tables(self, name: str, actors: Sequence[list[Choice]], near: Sequence[int]) -> list[Table]:
+        """Cost over all that touch a value; reader by reader, as if nothing were shared, where that is too much."""
+        free = tuple(at for at in near if len(actors[at]) > 1)
+        if not free:
+            return []
+        if math.prod(len(actors[at]) for at in free) > _LARGEST_TABLE and len(near) > 2:
+            return [table for other in near[1:] for table in self.tables(name, actors, (near[0], other))]
+        costs = np.zeros([len(actors[at]) for at in free])
+        for combination in itertools.product(*(range(len(actors[at])) for at in free)):
+            picked = dict(zip(free, combination, strict=True))
+            costs[combination] = self._cost(name, [actors[at][picked.get(at, 0)] for at in near])
+        return [Table(free, costs)]
 
-    def channels_last(self, name: str) -> str:
-        """Name of the channels-last form of a value or constant of rank 4 or, for constants, less."""
-        if name in self.layouts:
-            return name
-        if name in self.constants:
-            array = self.constants[name]
-            wide = array.reshape((1,) * (len(CHANNELS_LAST) - array.ndim) + array.shape)
-            self.constants[f"{name}/nhwc"] = np.ascontiguousarray(wide.transpose(CHANNELS_LAST))
-            return f"{name}/nhwc"
-        return self._move(name, f"{name}/nhwc", CHANNELS_LAST)
+    def _cost(self, name: str, choices: Sequence[Choice]) -> float:
+        written = next((layout for _, writes, _ in choices for item, layout in writes if item == name), None)
+        if written is None:
+            return 0.0
+        wanted = {layout for reads, _, _ in choices for item, layout in reads if item == name}
+        return sum(self._move(name, written, layout) for layout in wanted)
 
-    def source_layout(self, name: str) -> str:
-        """Name of the form of a value in the source's layout."""
-        if name not in self.layouts:
-            return name
-        return self._move(name, f"{name}/nchw", inverse(self.layouts[name]))
-
-    def _move(self, name: str, moved: str, permutation: tuple[int, ...]) -> str:
-        """Add the node that transposes a value, once; it is a Reshape when no element changes its place."""
-        if moved in self.values:
-            return moved
-        value = self.values[name]
-        stored = value.shape or ()
-        self.values[moved] = Value(moved, value.dtype, permuted(stored, permutation))
-        if keeps_order(stored, permutation):
-            self.nodes.append(Node(moved, "Reshape", (name,), (moved,)))
-        else:
-            self.nodes.append(Node(moved, "Transpose", (name,), (moved,), {"perm": permutation}))
-        return moved
-
-
-def _choose_inputs(draft: _Draft, asked: Mapping[str, bool], *, keep: bool) -> None:
-    """Store a graph input channels-last when a spatial node reads it, directly or past elementwise nodes."""
-    wanted: set[str] = set()
-    for node in reversed(draft.graph.nodes):
-        if node.operator in _SPATIAL and node.inputs:
-            wanted.add(node.inputs[0])
-        elif node.operator in _FOLLOWING and node.outputs[0] in wanted:
-            wanted.update(node.inputs)
-    for name in draft.graph.inputs:
-        value = draft.graph.values[name]
-        wide = value.shape is not None and len(value.shape) == len(CHANNELS_LAST)
-        if asked.get(name) and not wide:
-            raise NotLowerableError(f"the input {name!r} has no channels-last form: it is not of rank 4")
-        if wide and asked.get(name, not keep and name in wanted and value.dtype == "float32"):
-            draft.store_channels_last(name)
-
-
-def _follow(draft: _Draft, node: Node) -> None:
-    """Keep an elementwise node channels-last if any operand is, and all of them can be."""
-    graph = draft.graph
-    flowing = [name for name in node.inputs if name and name not in draft.constants]
-    wide = all(len(graph.shape(name)) == len(CHANNELS_LAST) for name in (*flowing, *node.outputs))
-    if wide and any(name in draft.layouts for name in flowing):
-        draft.add(node, tuple(draft.channels_last(name) if name else "" for name in node.inputs), channels_last=True)
-    else:
-        draft.add(node, tuple(draft.source_layout(name) for name in node.inputs))
-
-
-def _reshape(draft: _Draft, node: Node) -> None:
-    """A Flatten or Reshape of a channels-last value: free, paid by later weights, or transposed first."""
-    name = node.inputs[0]
-    if name not in draft.layouts:
-        draft.add(node, node.inputs)
-        return
-    stored = draft.values[name].shape or ()
-    if keeps_order(stored, inverse(draft.layouts[name])) or _reorder_weights(draft, node):
-        draft.add(node, (name,))
-    else:
-        draft.add(node, (draft.source_layout(name),))
-
-
-def _reorder_weights(draft: _Draft, node: Node) -> bool:
-    """Reorder the weights of all Gemm nodes that read this flattened batch of 1; False when not possible."""
-    graph, output = draft.graph, node.outputs[0]
-    shape = graph.shape(node.inputs[0])
-    readers = [other for other in graph.nodes if output in other.inputs]
-    possible = graph.shape(output) == (1, int(np.prod(shape))) and output not in graph.outputs
-    weights = {reader.input(1) for reader in readers}
-    # A weight that another node reads too would have to exist in both orders.
-    if not (possible and readers and all(_is_plain_gemm(graph, reader, output) for reader in readers)):
-        return False
-    if any(reader not in readers for name in weights for reader in graph.consumers()[name]):
-        return False
-    order = np.arange(np.prod(shape)).reshape(shape).transpose(CHANNELS_LAST).ravel()
-    for reader in {reader.input(1): reader for reader in readers}.values():
-        weight = draft.constants[reader.input(1)]
-        rows = reader.integer("transB", 0) == 0
-        draft.constants[reader.input(1)] = weight[order] if rows else weight[:, order]
-    return True
-
-
-def _is_plain_gemm(graph: Graph, node: Node, data: str) -> bool:
-    plain = node.operator == "Gemm" and node.inputs[0] == data and node.integer("transA", 0) == 0
-    return plain and node.input(1) in graph.constants and data not in node.inputs[1:]
+    def _move(self, name: str, layout: Order, wanted: Order) -> float:
+        if layout == wanted:
+            return 0.0
+        shape = self.graph.shape(name)
+        turn = tuple(layout.index(axis) for axis in wanted)
+        if keeps_order(permuted(shape, layout), turn):
+            return _RESHAPE_COST
+        return 1.0 + _SIZE_COST * math.prod(shape) / self._total

@@ -1,0 +1,1 @@
+"""Whole graphs through the lowering: seeded random ones, and real architectures; `python -m conformance_graphs`."""
