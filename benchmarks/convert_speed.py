@@ -1,116 +1,260 @@
-"""Time and peak memory of lowering ONNX to TFLite, as ratios to loading the file alone.
+"""Time and peak memory of `edgefleet convert --precision fp32 --no-check` as a whole process, by size of model.
 
-`python benchmarks/convert_speed.py [MODEL.onnx ...]`; without a model, made-up ones of several sizes.
+`python benchmarks/convert_speed.py [MODEL.onnx ...] [--runs N]`: a Markdown table on stdout, everything in
+build/convert_speed.json; without a model, four published networks with seeded weights, and a warm node test. The ratios
+are to a process that only imports onnx, numpy and the TFLite schema and loads the file: read them, not the seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-SIZES_MB = (1, 14, 100, 500)
-REPEATS = 3
-_IMPORTS = "import onnx, numpy, flatbuffers; from ai_edge_litert import schema_py_generated\n"
-_LOAD = "import sys; model = onnx.load(sys.argv[1])\n"
-_LOWER = """
-import pathlib
+from edgefleet.errors import EdgefleetError
 from edgefleet_converters.tflite import lower
-content = lower(model).content
-pathlib.Path(sys.argv[2]).write_bytes(content)
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(_REPOSITORY / "tests"))
+
+from conformance import cases  # noqa: E402 - found by the line above
+from conformance_graphs.building import Building  # noqa: E402
+
+_LOAD = """
+import sys
+import numpy, onnx, flatbuffers
+from ai_edge_litert import schema_py_generated
+onnx.load(sys.argv[1])
 """
-# In the child, so that memory is its own: ru_maxrss of a forked process starts at its parent's.
-_REPORT = """
-import time
-print(time.perf_counter() - started, int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024)
+_MAKE = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import onnx
+from convert_speed import NETWORKS
+onnx.save(NETWORKS[sys.argv[2]].build(), sys.argv[3])
 """
-STAGES = {"imports": _IMPORTS, "and onnx.load": _IMPORTS + _LOAD, "and lower": _IMPORTS + _LOAD + _LOWER}
+# A process between, so that the peak is the command's own: a forked child's starts at that of its parent.
+_WATCH = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+seconds = time.perf_counter() - started
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps({"seconds": seconds, "cpu_s": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}))
+"""
+_WARM_LIMIT_MS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Median seconds and megabytes at the peak of a whole process, without the interpreter's own start."""
+    """Medians of a whole process: wall clock, user and system time, and the most memory it held."""
 
     seconds: float
+    cpu_s: float
     peak_mb: float
 
 
-def cost(script: str, model: Path, output: Path) -> Cost:
-    """Run a script on a model in fresh processes."""
-    code = f"import time; started = time.perf_counter()\n{script}{_REPORT}"
-    found = []
-    for _ in range(REPEATS):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(model), str(output)], check=True, capture_output=True, text=True
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A graph to build, and the most that converting it may take."""
+
+    build: Callable[[], onnx.ModelProto]
+    seconds: float
+    peak_mb: float | None
+
+
+def _relu(b: Building, data: str) -> str:
+    return b.node("Relu", data)
+
+
+def _normed(b: Building, data: str, filters: int, kernel: int, stride: int = 1, group: int = 1) -> str:
+    return b.norm(b.conv(data, filters, kernel, stride, group, bias=False))
+
+
+def _classified(b: Building, data: str, classes: int = 1000) -> onnx.ModelProto:
+    return b.model(b.dense(b.node("Flatten", b.node("GlobalAveragePool", data), axis=1), classes))
+
+
+def resnet8() -> onnx.ModelProto:
+    """Three residual stages over 32 x 32 images."""
+    b = Building(1)
+    data = _relu(b, _normed(b, b.input(1, 3, 32, 32), 16, 3))
+    for filters, stride in ((16, 1), (32, 2), (64, 2)):
+        inner = _relu(b, _normed(b, data, filters, 3, stride))
+        short = data if stride == 1 else b.conv(data, filters, 1, stride)
+        data = _relu(b, b.node("Add", _normed(b, inner, filters, 3), short))
+    return _classified(b, data, 10)
+
+
+def mobilenet_v2() -> onnx.ModelProto:
+    """Width 1 over 224 x 224 images."""
+    b = Building(2)
+
+    def relu6(data: str) -> str:
+        return b.node("Clip", data, low, high)
+
+    low, high = (b.constant(np.array(limit, np.float32)) for limit in (0, 6))
+    data = relu6(_normed(b, b.input(1, 3, 224, 224), 32, 3, 2))
+    blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for expand, filters, count, first_stride in blocks:
+        for stride in (first_stride, *[1] * (count - 1)):
+            channels = b.shape(data)[1]
+            inner = relu6(_normed(b, data, channels * expand, 1)) if expand > 1 else data
+            wide = b.shape(inner)[1]
+            inner = _normed(b, relu6(_normed(b, inner, wide, 3, stride, wide)), filters, 1)
+            data = b.node("Add", data, inner) if stride == 1 and channels == filters else inner
+    return _classified(b, relu6(_normed(b, data, 1280, 1)))
+
+
+def resnet50() -> onnx.ModelProto:
+    """Bottleneck blocks over 224 x 224 images."""
+    b = Building(3)
+    data = _relu(b, _normed(b, b.input(1, 3, 224, 224), 64, 7, 2))
+    data = b.node("MaxPool", data, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for filters, count, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for stride in (first_stride, *[1] * (count - 1)):
+            inner = _relu(b, _normed(b, data, filters, 1))
+            inner = _normed(b, _relu(b, _normed(b, inner, filters, 3, stride)), filters * 4, 1)
+            short = (
+                data if b.shape(data)[1] == filters * 4 and stride == 1 else _normed(b, data, filters * 4, 1, stride)
+            )
+            data = _relu(b, b.node("Add", inner, short))
+    return _classified(b, data)
+
+
+def vgg19() -> onnx.ModelProto:
+    """Sixteen convolutions over 224 x 224 images, and three dense layers that hold most of its 575 MB."""
+    b = Building(4)
+    data = b.input(1, 3, 224, 224)
+    for filters, count in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
+        for _ in range(count):
+            data = _relu(b, b.conv(data, filters))
+        data = b.node("MaxPool", data, kernel_shape=[2, 2], strides=[2, 2])
+    data = b.node("Flatten", data, axis=1)
+    for _ in range(2):
+        data = _relu(b, b.dense(data, 4096))
+    return b.model(b.dense(data, 1000))
+
+
+NETWORKS: Mapping[str, Network] = {
+    "resnet8": Network(resnet8, 0.9, 130),
+    "mobilenet_v2": Network(mobilenet_v2, 1.3, None),
+    "resnet50": Network(resnet50, 3, 500),
+    "vgg19": Network(vgg19, 10, 2000),
+}
+
+
+def costs(commands: Sequence[Sequence[str | Path]], runs: int) -> list[Cost]:
+    """Run commands in turn, each in fresh processes."""
+    found: list[list[Cost]] = [[] for _ in commands]
+    for _ in range(runs):
+        for command, seen in zip(commands, found, strict=True):
+            watch = [sys.executable, "-S", "-c", _WATCH, *map(str, command)]
+            seen.append(Cost(**json.loads(subprocess.run(watch, check=True, stdout=subprocess.PIPE).stdout)))
+    return [
+        Cost(
+            median(cost.seconds for cost in seen),
+            median(cost.cpu_s for cost in seen),
+            median(cost.peak_mb for cost in seen),
         )
-        found.append([float(word) for word in done.stdout.split()[-2:]])
-    return Cost(median(seconds for seconds, _ in found), median(peak for _, peak in found))
+        for seen in found
+    ]
 
 
-def made_up(megabytes: int, path: Path) -> None:
-    """A chain of 3 x 3 convolutions over 56 x 56 with about this much weight, the last part in two Gemm."""
-    random, channels = np.random.default_rng(0), 256
-    layers = max(1, round(megabytes * 0.7e6 / (channels * channels * 9 * 4)))
-    if megabytes < 4:
-        channels = 64
-    tensors, nodes, value, filters = [], [], "x", 3
-    for position in range(layers):
-        tensors.append(_tensor(f"w{position}", random.normal(size=(channels, filters, 3, 3)) / filters))
-        tensors.append(_tensor(f"b{position}", random.normal(size=channels)))
-        inputs = [value, f"w{position}", f"b{position}"]
-        nodes.append(helper.make_node("Conv", inputs, [f"c{position}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{position}"], [f"r{position}"]))
-        value, filters = f"r{position}", channels
-    hidden = max(8, round(megabytes * 0.3e6 / 4 / (channels * 49 + 10)))
-    tensors += [_tensor("wg", random.normal(size=(hidden, channels * 49)) * 1e-3), _tensor("bg", np.zeros(hidden))]
-    tensors += [_tensor("wo", random.normal(size=(10, hidden)) * 0.1), _tensor("bo", np.zeros(10))]
-    nodes.append(helper.make_node("MaxPool", [value], ["p"], kernel_shape=[8, 8], strides=[8, 8]))
-    nodes.append(helper.make_node("Flatten", ["p"], ["f"]))
-    nodes.append(helper.make_node("Gemm", ["f", "wg", "bg"], ["g"], transB=1))
-    nodes.append(helper.make_node("Gemm", ["g", "wo", "bo"], ["y"], transB=1))
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 56, 56])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])
-    graph = helper.make_graph(nodes, "made_up", [x], [y], tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+def measured(model: Path, runs: int) -> dict[str, Cost]:
+    """Converting a model, and only loading it."""
+    with tempfile.TemporaryDirectory(prefix="edgefleet-benchmark-") as folder:
+        convert: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "edgefleet.cli",
+            "convert",
+            model,
+            "--to",
+            "litert",
+            "--precision",
+            "fp32",
+        ]
+        convert += ["--no-check", "-o", Path(folder) / "model.tflite"]
+        taken = costs([[sys.executable, "-c", _LOAD, model], convert], runs)
+    return dict(zip(("load", "convert"), taken, strict=True))
 
 
-def _tensor(name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> onnx.TensorProto:
-    return numpy_helper.from_array(array.astype(np.float32), name)
+def warm_node_ms() -> list[float]:
+    """Milliseconds of lowering each ONNX node test, refused ones too, in a process that has already done so once."""
+    models = [case.model for case in cases.load()]
+    taken: list[float] = []
+    for _ in range(2):
+        taken.clear()
+        for model in models:
+            started = time.perf_counter()
+            with suppress(EdgefleetError):
+                lower(model, keep_layout=True)
+            taken.append((time.perf_counter() - started) * 1e3)
+    return sorted(taken)
 
 
-def report(name: str, model: Path, output: Path) -> None:
-    """Print one model's lines."""
-    costs = {stage: cost(script, model, output) for stage, script in STAGES.items()}
-    loaded, size_mb = costs["and onnx.load"], model.stat().st_size / 2**20
-    print(f"{name}, {size_mb:.1f} MB")
-    for stage, found in costs.items():
-        print(f"  {stage:14} {found.seconds:7.2f} s {found.peak_mb:8.0f} MB", end="")
-        print(f" {found.seconds / loaded.seconds:6.2f} x {found.peak_mb / loaded.peak_mb:6.2f} x of loading")
-    extra = (costs["and lower"].peak_mb - costs["imports"].peak_mb) / size_mb
-    print(f"  at the peak {extra:.2f} x the file beyond the imports")
+def _limit(cost: Cost, network: Network) -> str:
+    """What converting may take; bold where it takes more."""
+    text, within = f"{network.seconds:g} s", cost.seconds <= network.seconds
+    if network.peak_mb is not None:
+        text, within = f"{text}, {network.peak_mb:g} MB", within and cost.peak_mb <= network.peak_mb
+    return text if within else f"**{text}**"
+
+
+def line(name: str, size_mb: float, found: Mapping[str, Cost], network: Network | None) -> str:
+    """A row of the table."""
+    cost, load = found["convert"], found["load"]
+    cells = (
+        *(name, f"{size_mb:.1f}", f"{cost.seconds:.2f}", f"{cost.cpu_s:.2f}", f"{cost.peak_mb:.0f}"),
+        *(f"{load.seconds:.2f}", f"{load.cpu_s:.2f}", f"{load.peak_mb:.0f}"),
+        *(f"{cost.seconds / load.seconds:.2f}", f"{cost.cpu_s / load.cpu_s:.2f}", f"{cost.peak_mb / load.peak_mb:.2f}"),
+        "" if network is None else _limit(cost, network),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+_COLUMNS = (
+    *("model", "MB", "s", "CPU s", "peak MB", "load: s", "CPU s", "peak MB"),
+    *("ratio: s", "CPU", "peak", "at most"),
+)
 
 
 def main() -> None:
-    """Measure the models given, or made-up ones."""
+    """Measure the models given, or the built ones; print and write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--runs", type=int, default=3, help="fresh processes of which the median counts")
     arguments = parser.parse_args()
+    report: dict[str, object] = {"runs": arguments.runs}
+    print("| " + " | ".join(_COLUMNS) + " |\n|" + "---|" * len(_COLUMNS))
     with tempfile.TemporaryDirectory(prefix="edgefleet-benchmark-") as folder:
-        output = Path(folder) / "model.tflite"
-        for model in arguments.models:
-            report(model.name, model, output)
-        for megabytes in () if arguments.models else SIZES_MB:
-            made = Path(folder) / "made_up.onnx"
-            made_up(megabytes, made)
-            report("made up", made, output)
+        for name in arguments.models or NETWORKS:
+            network, path = NETWORKS.get(name), Path(name)
+            if network is not None:
+                path = Path(folder) / "model.onnx"
+                # In a child, because building holds the weights several times.
+                subprocess.run([sys.executable, "-c", _MAKE, Path(__file__).parent, name, path], check=True)
+            found, size_mb = measured(path, arguments.runs), path.stat().st_size / 2**20
+            print(line(path.name if network is None else name, size_mb, found, network), flush=True)
+            report[str(name)] = {stage: asdict(cost) for stage, cost in found.items()}
+    warm = warm_node_ms()
+    report["warm_node_ms"] = {"mean": mean(warm), "median": median(warm), "longest": warm[-1], "cases": len(warm)}
+    print(f"\nA node test, warm, of {len(warm)}: mean {mean(warm):.1f} ms of {_WARM_LIMIT_MS:g}, ", end="")
+    print(f"median {median(warm):.1f}, longest {warm[-1]:.0f}")
+    (_REPOSITORY / "build").mkdir(exist_ok=True)
+    (_REPOSITORY / "build" / "convert_speed.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

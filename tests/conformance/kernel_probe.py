@@ -12,7 +12,8 @@ import sys
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from conformance.kernel_cases import MAKERS, Array, Case
+from conformance.kernel_cases import MAKERS
+from conformance.kernel_forms import Array, Case
 from edgefleet_converters.tflite.file import Draft, Tensor, options_of
 from edgefleet_converters.tflite.writer import write
 

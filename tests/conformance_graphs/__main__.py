@@ -1,6 +1,6 @@
 """`python -m conformance_graphs`: judge every graph, print one table, write build/conformance-graphs.json.
 
-Exits with 1 when a graph is wrong, has more transposes than allowed, or crashes; int8 is measured, not judged by dB.
+Exits with 1 when a graph is wrong, has more transposes than allowed, or crashes, and when int8 loses too much.
 """
 
 from __future__ import annotations

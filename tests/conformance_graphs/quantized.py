@@ -1,5 +1,7 @@
 """The int8 file of a graph against its float reference, beside what fake quantisation of the ONNX itself loses.
 
+A file that loses more than `WITHIN_DB` more than fake quantisation is wrong.
+
 Both see the same calibration samples, by smallest and largest value, and are asked about others.
 """
 
@@ -33,8 +35,15 @@ def judge_int8(graph: Graph) -> Outcome:
         return Outcome(Verdict.REFUSED, error.found)
     except Exception as error:  # noqa: BLE001 - the quantiser's and the runtime's own errors are of several types
         return Outcome(Verdict.CRASHED, f"{type(error).__name__}: {error}")
-    measured = {"sqnr_db": round(found, 2), "fake_db": round(fake, 2)}
-    return Outcome(Verdict.PASSED if np.isfinite(found) else Verdict.WRONG, "", measured)
+    return verdict_of(found, fake)
+
+
+def verdict_of(found_db: float, fake_db: float) -> Outcome:
+    """Whether the int8 file keeps what fake quantisation keeps."""
+    measured = {"sqnr_db": round(found_db, 2), "fake_db": round(fake_db, 2)}
+    if found_db >= fake_db - WITHIN_DB:
+        return Outcome(Verdict.PASSED, "", measured)
+    return Outcome(Verdict.WRONG, f"int8 {found_db:.1f} dB, fake quantisation {fake_db:.1f} dB", measured)
 
 
 def signal_to_noise(model: onnx.ModelProto) -> tuple[float, float]:

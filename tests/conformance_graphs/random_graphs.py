@@ -5,7 +5,7 @@ A seed gives the same graph for ever; sizes are sometimes all equal, so that axe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -13,15 +13,18 @@ import onnx
 from conformance_graphs.building import Building
 
 _LARGEST = 6000
+Step = Callable[[Building, list[str]], str]
+"""Adds a node that reads some of the values; the name of its result, or nothing where none of them fits."""
 
 
-def random_graph(seed: int) -> onnx.ModelProto:
-    """A graph of 4 to 24 nodes over one image-like input."""
+def random_graph(seed: int, more: Sequence[Step] = ()) -> onnx.ModelProto:
+    """A graph of 4 to 24 nodes over one image-like input, of the steps here and more."""
+    steps = (*_STEPS, *more)
     b = Building(seed)
     channels, height, width = _sizes(b)
     values = [b.input(1 if b.random.random() < 0.8 else 2, channels, height, width)]
     for _ in range(int(b.random.integers(4, 25))):
-        step = _STEPS[int(b.random.integers(len(_STEPS)))]
+        step = steps[int(b.random.integers(len(steps)))]
         made = step(b, values)
         if made and 0 < int(np.prod(b.shape(made))) <= _LARGEST:
             values.append(made)
@@ -47,7 +50,7 @@ def _ends(b: Building, values: list[str]) -> list[str]:
     return ends or [b.node("Relu", values[0])]
 
 
-def _pick(b: Building, values: list[str], rank: int = 0) -> str:
+def pick(b: Building, values: list[str], rank: int = 0) -> str:
     """A recent value more often than an old one; of a rank, or nothing."""
     fitting = [name for name in values if not rank or len(b.shape(name)) == rank]
     if not fitting:
@@ -57,7 +60,7 @@ def _pick(b: Building, values: list[str], rank: int = 0) -> str:
 
 
 def _conv(b: Building, values: list[str]) -> str:
-    data = _pick(b, values, 4)
+    data = pick(b, values, 4)
     if not data:
         return ""
     channels = b.shape(data)[1]
@@ -69,11 +72,11 @@ def _conv(b: Building, values: list[str]) -> str:
 
 def _activation(b: Building, values: list[str]) -> str:
     operator = str(b.random.choice(["Relu", "Sigmoid", "HardSwish", "LeakyRelu", "Tanh", "Abs", "Neg"]))
-    return b.node(operator, _pick(b, values))
+    return b.node(operator, pick(b, values))
 
 
 def _residual(b: Building, values: list[str]) -> str:
-    first = _pick(b, values)
+    first = pick(b, values)
     others = [name for name in values if _broadcasts(b.shape(name), b.shape(first))]
     second = others[int(b.random.integers(len(others)))]
     pair = (first, second) if b.random.random() < 0.5 else (second, first)
@@ -89,7 +92,7 @@ def _broadcasts(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
 
 
 def _constant_operand(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     shape = b.shape(data)
     cut = int(b.random.integers(0, len(shape) + 1))
     sizes = [size if b.random.random() < 0.5 else 1 for size in shape[cut:]]
@@ -98,7 +101,7 @@ def _constant_operand(b: Building, values: list[str]) -> str:
 
 
 def _concat(b: Building, values: list[str]) -> str:
-    first = _pick(b, values)
+    first = pick(b, values)
     shape = b.shape(first)
     if not shape:
         return ""
@@ -116,7 +119,7 @@ def _concat(b: Building, values: list[str]) -> str:
 
 
 def _pool(b: Building, values: list[str]) -> str:
-    data = _pick(b, values, 4)
+    data = pick(b, values, 4)
     if not data:
         return ""
     if b.random.random() < 0.3:
@@ -130,7 +133,7 @@ def _pool(b: Building, values: list[str]) -> str:
 
 def _excite(b: Building, values: list[str]) -> str:
     """A squeeze-and-excite gate: per channel, from the map's own mean."""
-    data = _pick(b, values, 4)
+    data = pick(b, values, 4)
     if not data:
         return ""
     gate = b.node("Sigmoid", b.conv(b.node("GlobalAveragePool", data), b.shape(data)[1], 1))
@@ -138,7 +141,7 @@ def _excite(b: Building, values: list[str]) -> str:
 
 
 def _resize(b: Building, values: list[str]) -> str:
-    data = _pick(b, values, 4)
+    data = pick(b, values, 4)
     if not data:
         return ""
     scales = b.constant(np.array([1, 1, 2, 2], np.float32))
@@ -147,12 +150,12 @@ def _resize(b: Building, values: list[str]) -> str:
 
 
 def _softmax(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     return b.node("Softmax", data, axis=int(b.random.integers(len(b.shape(data))))) if b.shape(data) else ""
 
 
 def _reduce(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     rank = len(b.shape(data))
     if not rank:
         return ""
@@ -163,7 +166,7 @@ def _reduce(b: Building, values: list[str]) -> str:
 
 
 def _transpose(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     rank = len(b.shape(data))
     perm = [0, 2, 3, 1] if rank == 4 and b.random.random() < 0.5 else b.random.permutation(rank).tolist()
     return b.node("Transpose", data, perm=perm) if rank > 1 else ""
@@ -171,7 +174,7 @@ def _transpose(b: Building, values: list[str]) -> str:
 
 def _island(b: Building, values: list[str]) -> str:
     """Something that works on the last axis, between two transposes, as in graphs that came from NHWC."""
-    data = _pick(b, values, 4)
+    data = pick(b, values, 4)
     if not data:
         return ""
     inside = b.node("Transpose", data, perm=[0, 2, 3, 1])
@@ -183,7 +186,7 @@ def _island(b: Building, values: list[str]) -> str:
 
 def _reshape(b: Building, values: list[str]) -> str:
     """Axes merged, split, or made anew out of the same elements."""
-    data = _pick(b, values)
+    data = pick(b, values)
     shape = b.shape(data)
     how = b.random.random()
     if how < 0.35 and len(shape) == 4:
@@ -205,7 +208,7 @@ def _reshape(b: Building, values: list[str]) -> str:
 
 
 def _dense(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     if len(b.shape(data)) < 2:
         return ""
     flat = b.node("Flatten", data, axis=1)
@@ -216,7 +219,7 @@ def _dense(b: Building, values: list[str]) -> str:
 
 
 def _slice(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     shape = b.shape(data)
     axes = [axis for axis, size in enumerate(shape) if size > 1]
     if not axes:
@@ -228,7 +231,7 @@ def _slice(b: Building, values: list[str]) -> str:
 
 
 def _split(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     axes = [axis for axis, size in enumerate(b.shape(data)) if size % 2 == 0]
     if not axes:
         return ""
@@ -238,14 +241,14 @@ def _split(b: Building, values: list[str]) -> str:
 
 
 def _pad(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     rank = len(b.shape(data))
     pads = [int(count) for count in b.random.integers(0, 2, 2 * rank)]
     return b.node("Pad", data, b.integers(*pads)) if 0 < rank < 5 else ""
 
 
 def _gather(b: Building, values: list[str]) -> str:
-    data = _pick(b, values)
+    data = pick(b, values)
     shape = b.shape(data)
     if not shape or len(shape) > 4:
         return ""
@@ -255,11 +258,11 @@ def _gather(b: Building, values: list[str]) -> str:
 
 
 def _norm(b: Building, values: list[str]) -> str:
-    data = _pick(b, values, 4)
+    data = pick(b, values, 4)
     return b.norm(data) if data else ""
 
 
-_STEPS: tuple[Callable[[Building, list[str]], str], ...] = (
+_STEPS: tuple[Step, ...] = (
     *(_conv, _conv, _conv, _conv, _activation, _activation, _residual, _residual, _constant_operand, _concat, _concat),
     *(_pool, _excite, _resize, _softmax, _reduce, _transpose, _transpose, _island, _reshape, _reshape, _dense, _slice),
     *(_split, _pad, _gather, _norm),

@@ -44,7 +44,7 @@ def models(draw: st.DrawFn) -> onnx.ModelProto:
         dtype, shape = d.one_of([*KINDS, "float32"]), tuple(draw(st.lists(size, min_size=1, max_size=4)))
         name = b.input(*shape, kind=KINDS[dtype])
         d.values.append(Value(name, dtype, shape, 8.0 if dtype != "float32" else 2.0, exact=True))
-    count = draw(st.integers(9, 14))
+    count = draw(st.integers(5, 8))
     while len(b.nodes) < count:
         d.one_of(STEPS)(d)
     read = {name for node in b.nodes for name in node.input}

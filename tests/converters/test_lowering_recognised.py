@@ -13,7 +13,7 @@ from onnx import helper
 from converters.one_node import Array
 from converters.onnx_models import assert_same, build, operators, weights
 from edgefleet_converters.tflite import lowering
-from edgefleet_converters.tflite.importer import import_model
+from edgefleet_converters.tflite.importer import import_model, part
 from edgefleet_converters.tflite.operators import OPERATORS
 from edgefleet_converters.tflite.passes.gains import part_gains
 from edgefleet_converters.tflite.passes.recognise import recognise
@@ -42,7 +42,7 @@ def model(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Array]) -> on
 
 def recognised(found: onnx.ModelProto) -> list[str]:
     """Operators of the graph after the pass."""
-    return [node.operator for node in recognise(import_model(found, OPERATORS).graph).nodes]
+    return [node.operator for node in recognise(import_model(part(found), OPERATORS).graph).nodes]
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +161,7 @@ def test_gains_become_nodes_of_their_own(operator: str, opset: int, expected: li
     constants = {"g": weights(8, seed=1), "b": weights(8, seed=2)}
     names = ["x", *list(constants)[: len(expected) - 1]]
     found = build([helper.make_node(operator, names, ["y"])], _SHAPE, constants, opset=opset)
-    graph = part_gains(import_model(found, OPERATORS).graph)
+    graph = part_gains(import_model(part(found), OPERATORS).graph)
     assert [node.operator for node in graph.nodes] == expected
     assert part_gains(graph).nodes == graph.nodes
     assert_same(found)
@@ -171,5 +171,7 @@ def test_moments_that_are_read_keep_the_gain_inside() -> None:
     constants = {"g": weights(8, seed=1)}
     node = helper.make_node("LayerNormalization", ["x", "g"], ["y", "mean"])
     found = build([node], _SHAPE, constants, ("y", "mean"))
-    assert [node.operator for node in part_gains(import_model(found, OPERATORS).graph).nodes] == ["LayerNormalization"]
+    assert [node.operator for node in part_gains(import_model(part(found), OPERATORS).graph).nodes] == [
+        "LayerNormalization"
+    ]
     assert_same(found)

@@ -17,9 +17,11 @@ import onnx
 from edgefleet.errors import EdgefleetError, InputError, UnsupportedError
 from edgefleet_converters.conversion.file_facts import FileFacts, read_facts
 from edgefleet_converters.conversion.output import replacing, write_bytes
+from edgefleet_converters.conversion.parting import joined
 from edgefleet_converters.conversion.shapes import fix_shapes
 from edgefleet_converters.conversion.source import read_model
 from edgefleet_converters.tflite import Lowered, lower
+from edgefleet_converters.tflite.importer import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,12 +72,9 @@ def convert(request: Request, warn: Warn) -> Converted:
     with replacing(request.output, request.model) as partial:
         _check_request(request)
         with clock.stage("reading"):
-            model = read_model(request.model)
-            for note in fix_shapes(model, request.shapes, request.dims):
-                warn(note)
-            _check_layouts(model, request)
+            source = [_source(request, warn)]
         with clock.stage("lowering"):
-            lowered = _lowered(model, request)
+            lowered = _lowered(source, request)
         samples = _samples(request, lowered, warn)
         content = lowered.content
         if request.precision != "fp32":
@@ -85,7 +84,7 @@ def convert(request: Request, warn: Warn) -> Converted:
         comparison, bisected = None, ""
         if request.check:
             with clock.stage("checking"):
-                comparison, bisected = _checked(request, model, lowered, samples, partial)
+                comparison, bisected = _checked(request, lowered, samples, partial)
     facts = read_facts(content, lowered.inputs, lowered.outputs)
     if comparison is not None:
         for note in comparison.notes:
@@ -133,10 +132,20 @@ def _check_layouts(model: onnx.ModelProto, request: Request) -> None:
             raise InputError(doing, f"the input has {ranks[name]} axes", "only inputs with 4 axes have such a layout")
 
 
-def _lowered(model: onnx.ModelProto, request: Request) -> Lowered:
+def _source(request: Request, warn: Warn) -> Source:
+    """The model with static input shapes."""
+    source = read_model(request.model)
+    for note in fix_shapes(source.model, request.shapes, request.dims):
+        warn(note)
+    _check_layouts(source.model, request)
+    return source
+
+
+def _lowered(source: list[Source], request: Request) -> Lowered:
+    """Takes the model out of the list, so that nobody holds it once the lowering has its weights."""
     try:
         return lower(
-            model,
+            source.pop(),
             keep_layout=request.keep_layout,
             input_layout=request.input_layout,
             int8=request.precision == "int8",
@@ -173,21 +182,20 @@ def _quantized(request: Request, lowered: Lowered, samples: Samples | None, warn
     return quantize(lowered, Precision(request.precision), samples, borders)
 
 
-def _checked(
-    request: Request, model: onnx.ModelProto, lowered: Lowered, samples: Samples | None, file: Path
-) -> tuple[Comparison, str]:
+def _checked(request: Request, lowered: Lowered, samples: Samples | None, file: Path) -> tuple[Comparison, str]:
     """Compare the file with the source; raises GateError when it is wrong."""
     from edgefleet_converters.conversion import check  # noqa: PLC0415 - its processes are what --no-check saves
     from edgefleet_device_profiles.profile import Precision  # noqa: PLC0415 - the same
 
     feeds = check.make_feeds(lowered.inputs, samples)
     comparison = check.compare(request.model, file, (lowered.inputs, lowered.outputs), feeds)
+    said_before: list[str] = []
     bisected, hint = "", "look for the first tensor that differs with --bisect; --no-check writes the file even so"
     if request.bisect:
         from edgefleet_converters.conversion.bisect import first_difference  # noqa: PLC0415 - rarely asked for
 
         bisected = first_difference(
-            model,
+            joined(_source(request, said_before.append)),
             feeds,
             keep_layout=request.keep_layout,
             input_layout=request.input_layout,

@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgefleet.errors import InputError
-from edgefleet_converters.conversion.source import without_weights
+from edgefleet_converters.conversion.source import is_small, without_weights
 
 _DOING = "fixing the input shapes"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -145,7 +145,7 @@ def _literal_reshapes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, 
     for node in model.graph.node:
         if node.op_type == "Constant":
             constants.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
-        elif node.op_type == "Reshape" and len(node.input) > 1 and node.input[1] in constants:
+        elif node.op_type == "Reshape" and len(node.input) > 1 and is_small(constants.get(node.input[1])):
             shape = [int(size) for size in numpy_helper.to_array(constants[node.input[1]]).ravel()]
             if shape and shape[0] > 0:
                 yield node, shape

@@ -5,6 +5,7 @@ Does not repair a model, and does not judge its operators: the lowering names th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,18 +14,21 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, external_data_helper
 
 from edgefleet.errors import EdgefleetError, InputError, UnsupportedError
+from edgefleet_converters.conversion.parting import read_parted
+from edgefleet_converters.tflite.importer import Source
 
 LARGEST_BYTES = 2**31 - 1
 """What protobuf can parse, and what a .tflite file can address."""
 
-# Initializers up to this size may say something about shapes, so a weightless copy keeps them.
-_SMALL_BYTES = 1024
+# Initializers up to this many elements may say something about shapes, so a weightless copy keeps them.
+_SMALL_ELEMENTS = 256
 
 
-def read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> Source:
     """The checked model with its external data loaded; raises InputError or UnsupportedError."""
     doing = f"reading the model {path}"
-    model = _parsed(path, doing)
+    source = _parsed(path, doing)
+    model = source.model
     _check_versions(model, doing)
     _load_external(model, path.parent, doing)
     try:
@@ -34,7 +38,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         # An operator that onnx does not know is refused by the lowering, together with all the others.
         if "No Op registered" not in first:
             raise InputError(doing, f"not a valid ONNX file ({first})", "export the model again") from error
-    return model
+    return source
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -44,13 +48,19 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.extend(model.graph.input)
     listed = {item.name for item in graph.input}
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= _SMALL_BYTES and model.ir_version > 3:
+        if is_small(tensor) and model.ir_version > 3:
             graph.initializer.append(tensor)
         elif tensor.name not in listed:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     light = onnx.ModelProto(ir_version=model.ir_version, graph=graph, functions=model.functions)
     light.opset_import.extend(model.opset_import)
     return light
+
+
+def is_small(tensor: onnx.TensorProto | None) -> bool:
+    """Whether there is a tensor and it may be one that says something about shapes."""
+    # Not by ByteSize(), which writes the whole tensor to count its bytes.
+    return tensor is not None and math.prod(tensor.dims) <= _SMALL_ELEMENTS
 
 
 def _typed(light: onnx.ModelProto) -> onnx.ModelProto:
@@ -66,21 +76,20 @@ def _typed(light: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _parsed(path: Path, doing: str) -> onnx.ModelProto:
-    model = onnx.ModelProto()
+def _parsed(path: Path, doing: str) -> Source:
     try:
         size = path.stat().st_size
         if size > LARGEST_BYTES:
             raise _too_large(doing, size)
-        model.ParseFromString(path.read_bytes())
+        source = read_parted(path)
     except OSError as error:
         raise InputError(doing, f"{error.strerror or error}", "check the path") from error
     except DecodeError as error:
         raise InputError(doing, "not an ONNX model", "export the model as .onnx") from error
     # Protobuf takes nearly any bytes, an empty file too, for a message without known fields.
-    if not model.graph.output or not model.ir_version:
+    if not source.model.graph.output or not source.model.ir_version:
         raise InputError(doing, "not an ONNX model (it has no graph)", "export the model as .onnx")
-    return model
+    return source
 
 
 def _too_large(doing: str, size: int) -> UnsupportedError:

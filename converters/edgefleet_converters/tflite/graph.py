@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 CHANNELS_LAST = (0, 2, 3, 1)
 
+RIGHT_TRANSPOSED = "right_transposed"
+"""The attribute, 1, of a MatMul whose right operand has its last two axes in the other order: only passes write it."""
+
 
 class Activation(StrEnum):
     """What a node does to its own result before it hands it on."""

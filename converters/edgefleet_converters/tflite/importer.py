@@ -5,7 +5,7 @@ Does not judge operators: what has no rule comes out as it is, and `lower` says 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,26 +25,60 @@ class Imported:
     openable: frozenset[str]
 
 
-def import_model(model: onnx.ModelProto, ruled: Collection[str], opened: Collection[str] = ()) -> Imported:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model whose initializers may lack their data, and the arrays of those by name.
+
+    One protobuf message gives up its memory only as a whole, so the weights must leave it before it can go.
+    """
+
+    model: onnx.ModelProto
+    weights: dict[str, Array]
+
+
+def part(model: onnx.ModelProto | Source) -> Source:
+    """A model without any initializers, and the arrays of all; what is given is not changed, nor needed any longer."""
+    if isinstance(model, Source):
+        held = [tensor for tensor in model.model.graph.initializer if tensor.name not in model.weights]
+        return Source(_light(model.model), {**model.weights, **_arrays(held)})
+    return Source(_light(model), _arrays(model.graph.initializer))
+
+
+def _arrays(tensors: Iterable[onnx.TensorProto]) -> dict[str, Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+
+
+def _light(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = onnx.GraphProto(name=model.graph.name, node=model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    light = onnx.ModelProto(ir_version=model.ir_version, graph=graph, opset_import=model.opset_import)
+    light.functions.extend(model.functions)
+    return light
+
+
+def import_model(model: Source, ruled: Collection[str], opened: Collection[str] = ()) -> Imported:
     """Graph of a checked model; an operator outside the standard domain keeps its domain in its name.
 
     `ruled` are operators that are not opened into their function body, except in the nodes named in `opened`.
     Raises NotLowerableError for a graph whose inputs are not tensors.
     """
-    source = model.graph
+    source = model.model.graph
     expansion = Expansion(
         ruled,
         opened,
-        functions={(item.domain, item.name, item.overload): item for item in model.functions},
+        functions={(item.domain, item.name, item.overload): item for item in model.model.functions},
         declared={item.name: item.type for item in (*source.value_info, *source.output)},
     )
-    imports = model.opset_import
+    imports = model.model.opset_import
     scope = Scope({"" if entry.domain in STANDARD_DOMAINS else entry.domain: entry.version for entry in imports})
     if source.sparse_initializer:
         raise NotLowerableError("sparse initializers")
-    for tensor in source.initializer:
-        expansion.know(tensor.name, numpy_helper.to_array(tensor))
-        scope.names[tensor.name] = tensor.name
+    for name, array in model.weights.items():
+        expansion.know(name, array)
+        scope.names[name] = name
     inputs = [item for item in source.input if item.name not in expansion.known]
     for item in inputs:
         if not item.type.HasField("tensor_type"):

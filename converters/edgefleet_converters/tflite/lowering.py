@@ -16,7 +16,7 @@ from edgefleet.errors import UnsupportedError
 from edgefleet_converters.tflite.emitter import Emitter
 from edgefleet_converters.tflite.file import Draft
 from edgefleet_converters.tflite.graph import Graph, Node, NotLowerableError, inverse, permuted
-from edgefleet_converters.tflite.importer import import_model
+from edgefleet_converters.tflite.importer import Source, import_model, part
 from edgefleet_converters.tflite.operators import FOLDED, OPERATORS
 from edgefleet_converters.tflite.operators.contract import Lowering
 from edgefleet_converters.tflite.operators.control import UNSETTLED
@@ -31,6 +31,7 @@ from edgefleet_converters.tflite.passes.layout_table import MARK, channels_last
 from edgefleet_converters.tflite.passes.recognise import recognise
 from edgefleet_converters.tflite.passes.reshapes import merge_reshapes
 from edgefleet_converters.tflite.passes.scaling import fold_scaling
+from edgefleet_converters.tflite.passes.transposed_operands import absorb_transposes
 from edgefleet_converters.tflite.runtime_versions import min_runtime_version
 from edgefleet_converters.tflite.writer import write
 
@@ -89,7 +90,7 @@ class _RefusedError(Exception):
 
 
 def lower(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | Source,
     *,
     keep_layout: bool = False,
     input_layout: Mapping[str, Layout] = _NO_LAYOUTS,
@@ -103,9 +104,11 @@ def lower(
     """
     asked = {name: layout == "nhwc" for name, layout in input_layout.items()}
     opened: frozenset[str] = frozenset()
+    source = part(model)
+    del model
     while True:
         try:
-            imported = import_model(model, _RULED, opened)
+            imported = import_model(source, _RULED, opened)
             graph = _passed(imported.graph, asked, keep=keep_layout)
             graph = int8_forms(graph) if int8 else graph
             draft = _pruned(_drafted(graph), graph)
@@ -119,7 +122,7 @@ def lower(
             opened |= more
     # From here on only the draft holds the weights, and the writer lets go of each as it writes it.
     graph = replace(graph, constants={})
-    del model, imported
+    del source, imported
     outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
     return _lowered(graph, write(draft, {name: name for name in graph.inputs}, outputs))
 
@@ -142,7 +145,7 @@ def _passed(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
 def _arranged(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
     for step in CANONICAL:
         graph = step(graph)
-    return merge_reshapes(assign_layouts(graph, asked, keep=keep))
+    return absorb_transposes(merge_reshapes(assign_layouts(graph, asked, keep=keep)))
 
 
 def _refused(graph: Graph) -> dict[str, str]:

@@ -12,12 +12,13 @@ from edgefleet_converters.tflite.graph import Activation, NotLowerableError
 class Matrices(Core):
     """Batched products, and the product with constant weights."""
 
-    def batch_matmul(self, left: Tensor, right: Tensor) -> Tensor:
-        """[..., M, K] x [..., K, N]: both of rank 2 or more, batch axes broadcast."""
-        if left.shape[-1] != right.shape[-2]:
+    def batch_matmul(self, left: Tensor, right: Tensor, *, transposed: bool = False) -> Tensor:
+        """[..., M, K] x [..., K, N], or [..., N, K] `transposed`: both of rank 2 or more, batch axes broadcast."""
+        terms, columns = (-1, -2) if transposed else (-2, -1)
+        if left.shape[-1] != right.shape[terms]:
             raise NotLowerableError(f"a product of {left.shape} and {right.shape}")
-        shape = (*np.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[-1])
-        options = options_of("BatchMatMul", adjX=False, adjY=False)
+        shape = (*np.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[columns])
+        options = options_of("BatchMatMul", adjX=False, adjY=transposed)
         return self.call("BATCH_MATMUL", [left, right], shape, left.dtype, options)
 
     def fully_connected(

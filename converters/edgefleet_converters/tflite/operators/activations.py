@@ -51,8 +51,17 @@ def leaky_relu(node: Node, e: Emitter) -> None:
 
 
 def prelu(node: Node, e: Emitter) -> None:
-    """PRelu: x, times a slope that broadcasts where negative; any number type."""
+    """PRelu: x, times a slope where negative; any number type, one operator for float32 with a constant slope.
+
+    The slope broadcasts as in numpy; a vector before opset 7 is one number per channel.
+    """
     value, slope = e.input(0), e.input(1)
+    per_channel = node.opset < 7 and slope.rank == 1 and slope.shape[0] > 1
+    behind = (1,) * (value.rank - 2) if per_channel else ()
+    slope = e.reshape(slope, ((1,) * (value.rank - slope.rank - len(behind)) + slope.shape + behind))
+    if value.dtype == "float32" and slope.data is not None and value.data is None:
+        e.into(node.outputs[0], e.call("PRELU", [value, slope], value.shape, value.dtype))
+        return
     zero = np.zeros((), value.dtype)
     e.into(node.outputs[0], e.select(e.less(value, zero), e.mul(value, slope), value))
 
@@ -107,13 +116,8 @@ def shrink(node: Node, e: Emitter) -> None:
 
 def gelu(node: Node, e: Emitter) -> None:
     """Gelu, exact or by its tanh approximation."""
-    value = e.input(0)
-    if node.text("approximate", "none") == "none":
-        e.into(node.outputs[0], e.unary("GELU", value, options_of("Gelu", approximate=False)))
-        return
-    cubic = e.add(value, e.mul(e.mul(e.mul(value, value), value), 0.044715))
-    gate = e.add(e.tanh(e.mul(cubic, math.sqrt(2 / math.pi))), 1.0)
-    e.into(node.outputs[0], e.mul(e.mul(value, 0.5), gate))
+    options = options_of("Gelu", approximate=node.text("approximate", "none") == "tanh")
+    e.into(node.outputs[0], e.unary("GELU", e.input(0), options))
 
 
 def swish(node: Node, e: Emitter) -> None:

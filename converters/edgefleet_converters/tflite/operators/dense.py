@@ -12,7 +12,7 @@ import numpy as np
 
 from edgefleet_converters.tflite.emitter import Emitter
 from edgefleet_converters.tflite.file import FUSED, Tensor, options_of
-from edgefleet_converters.tflite.graph import Activation, Node, NotLowerableError
+from edgefleet_converters.tflite.graph import RIGHT_TRANSPOSED, Activation, Node, NotLowerableError
 from edgefleet_converters.tflite.kernels import working_dtype
 from edgefleet_converters.tflite.operators.contract import Lowering
 
@@ -27,7 +27,9 @@ _LARGEST_DETERMINANT = 4
 def matmul(node: Node, e: Emitter) -> None:
     """MatMul: numpy's matmul on any ranks; float32, float16 through float32, 32-bit and 64-bit integers wrap."""
     left, right = e.input(0), e.input(1)
-    if _is_connected(left, right):
+    if node.integer(RIGHT_TRANSPOSED, 0):
+        made = activated(e, e.batch_matmul(left, right, transposed=True), node.activation)
+    elif _is_connected(left, right):
         made = connected(e, left, e.transpose(right, (1, 0)), None, node.activation)
     else:
         made = activated(e, product(e, left, right), node.activation)

@@ -206,8 +206,10 @@ def _nearest(node: Node, draft: _Draft) -> bool:
     batch, height, width, channels = before
     wide = _joined(draft, node.inputs[0], (batch, height, width, channels), factors[1])
     rows = (batch, height, 1, width * factors[1] * channels)
-    draft.add("Reshape", (wide, _shape_input(draft, wide, rows)), rows)
-    doubled = _joined(draft, draft.nodes[-1].outputs[0], rows, factors[0])
+    # Never one Reshape after another: the quantiser's calibration finds no data between them.
+    if factors[0] > 1:
+        wide = draft.add("Reshape", (wide, _shape_input(draft, wide, rows)), rows)
+    doubled = _joined(draft, wide, rows, factors[0])
     draft.add("Reshape", (doubled, _shape_input(draft, doubled, after)), after)
     return draft.finish(node)
 

@@ -16,6 +16,7 @@ from edgefleet_converters.tflite.passes.layout_axes import REDUCTIONS, Order, ax
 from edgefleet_converters.tflite.passes.layout_reshape import carried
 from edgefleet_converters.tflite.passes.layout_table import (
     AXIS_LAST,
+    EITHER,
     ELEMENTWISE,
     RESHAPING,
     SPATIAL,
@@ -52,12 +53,10 @@ class Planner:
         """The plan that needs no reason: the source's layout, if the node has a choice."""
         kind = self._kinds[node]
         if kind == "spatial":
-            wide = self._all_identity(node)
-            last = channels_last(self._rank(node.inputs[0]))
-            return Plan((last, *wide.inputs[1:]), (last, *wide.outputs[1:]))
+            return self._spatial(node)
         if kind == "axis last":
             return self._in_order(node, self._ending(node, identity(self._rank(node.inputs[0]))))
-        if kind == "opaque":
+        if kind in ("opaque", "either"):
             return self._all_identity(node)
         made = self._made(node, kind, identity(self._frame_rank(node, kind)))
         return made or self._all_identity(node)
@@ -67,6 +66,8 @@ class Planner:
         kind = self._kinds[node]
         if kind in ("opaque", "spatial"):
             return None
+        if kind == "either":
+            return self._spatial(node) if position == 0 and layout == channels_last(len(layout)) else None
         if kind == "transpose":
             turned = self._turned(node)
             return self._made(node, kind, tuple(turned.index(axis) for axis in layout))
@@ -85,6 +86,8 @@ class Planner:
         kind = self._kinds[node]
         if kind in ("opaque", "spatial"):
             return None
+        if kind == "either":
+            return self._spatial(node) if layout == channels_last(len(layout)) else None
         if kind == "reshape":
             return self._made(node, kind, layout) or self._absorbed_before(node, layout)
         rank = self._frame_rank(node, kind)
@@ -105,7 +108,7 @@ class Planner:
             return "opaque"
         operator = node.operator
         if operator in SPATIAL and ranks[0] > 2 and not any(node.outputs[1:]):
-            return "spatial"
+            return self._spatial_kind(node)
         if operator in ELEMENTWISE:
             return "elementwise" if self._broadcasts(node) else "opaque"
         if operator in _MOVING:
@@ -113,6 +116,17 @@ class Planner:
         if operator in AXIS_LAST and node.opset >= AXIS_LAST[operator] and ranks[0] > 1:
             return "axis last"
         return "axes" if may_rewrite(graph, node) and ranks[0] > 1 else "opaque"
+
+    def _spatial_kind(self, node: Node) -> str:
+        if node.inputs[0] in self._graph.constants:
+            # Its rule turns the constant itself.
+            return "opaque"
+        return "either" if node.operator in EITHER else "spatial"
+
+    def _spatial(self, node: Node) -> Plan:
+        wide = self._all_identity(node)
+        last = channels_last(self._rank(node.inputs[0]))
+        return Plan((last, *wide.inputs[1:]), (last, *wide.outputs[1:]))
 
     def _broadcasts(self, node: Node) -> bool:
         """Whether its operands broadcast as in numpy; before opset 7 they had to say how, if their shapes differ."""

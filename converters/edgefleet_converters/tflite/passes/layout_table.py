@@ -9,11 +9,15 @@ from collections.abc import Mapping
 
 SPATIAL = frozenset(
     (
-        *("AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool"),
-        *("InstanceNormalization", "LRN", "LpPool", "MaxPool", "Resize", "Upsample"),
+        *("AveragePool", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalLpPool"),
+        *("GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization", "LRN", "LpPool", "MaxPool"),
+        *("QLinearConv", "Resize", "RoiAlign", "SpaceToDepth", "Upsample"),
     )
 )
 """Read and write channels-last through their first input and only output, on any rank from 3 on."""
+
+EITHER = frozenset(("GroupNormalization", "InstanceNormalization"))
+"""Spatial, but as good where the source's layout is: nothing is moved for their sake."""
 
 MARK = "channels_last"
 """The attribute, 1, that layout assignment gives the spatial nodes that it has placed so."""

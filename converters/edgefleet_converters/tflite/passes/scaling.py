@@ -5,7 +5,7 @@ A BatchNormalization that has none beside it becomes a Mul and an Add.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ _AFFINE = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
 
 
 def fold_scaling(graph: Graph) -> Graph:
-    """Fold what can be folded into what comes before; then what is left of it into what comes after."""
+    """Fold what can be folded into what comes before; then what is left into what comes after, if that takes all."""
     return _split_normalizations(_into_consumers(_into_producers(graph)))
 
 
@@ -88,21 +88,35 @@ def _after(draft: _Draft, source: Node, node: Node, name: str) -> tuple[str, Nod
 
 
 def _into_consumers(graph: Graph) -> Graph:
-    """A map whose only reader is a product: into the columns of its weights, where no padding comes between."""
-    draft = _Draft(graph, dict(graph.constants), dict(graph.values))
-    consumers = graph.consumers()
-    for node in graph.nodes:
-        source = draft.nodes.get(node.inputs[0]) if node.inputs else None
-        sole = source is not None and graph.sole_consumer(node.inputs[0], consumers) is node
-        made = _before(draft, source, node) if source is not None and sole else None
-        if made is not None:
-            del draft.nodes[node.inputs[0]]
-        draft.nodes[_key(node)] = made or node
-    return draft.finished()
+    """Maps that only products read: into the columns of their weights, where no padding comes between."""
+    while True:
+        draft = _Draft(graph, dict(graph.constants), dict(graph.values), {_key(node): node for node in graph.nodes})
+        consumers = graph.consumers()
+        for node in graph.nodes:
+            readers = consumers.get(_key(node), []) if node.operator in _AFFINE else []
+            if readers and _key(node) not in graph.outputs:
+                _give_to(draft, node, [draft.nodes[_key(reader)] for reader in readers])
+        if len(draft.nodes) == len(graph.nodes):
+            return graph
+        # What a map was made from may be another one.
+        graph = draft.finished()
 
 
-def _before(draft: _Draft, source: Node, node: Node) -> Node | None:
-    if source.operator not in _AFFINE or node.operator not in RESULT_AXES:
+def _give_to(draft: _Draft, source: Node, readers: Sequence[Node]) -> None:
+    """Fold a map into all that read it, or into none."""
+    found = [_before(draft, source, reader) for reader in readers]
+    for reader, pair in zip(readers, found, strict=True):
+        if pair is None or None in found:
+            return
+        data, weights = pair
+        made = draft.store(reader, weights, _key(reader))
+        draft.nodes[_key(reader)] = replace(made, inputs=(data, *made.inputs[1:]))
+    del draft.nodes[_key(source)]
+
+
+def _before(draft: _Draft, source: Node, node: Node) -> tuple[str, Weights] | None:
+    """What the product reads, and by which weights, when it computes the map before it as well."""
+    if node.operator not in RESULT_AXES or node.inputs[0] != source.outputs[0]:
         return None
     # Every product here has its data's channels where its result has its own.
     found = affine_of(draft.graph, source, RESULT_AXES[node.operator], draft.constants)
@@ -110,10 +124,7 @@ def _before(draft: _Draft, source: Node, node: Node) -> Node | None:
         return None
     weights = weights_of(draft.graph, node, draft.constants)
     scaled = weights.scaled_before(found.gain, found.offset) if weights is not None else None
-    if scaled is None:
-        return None
-    made = draft.store(node, scaled, node.outputs[0])
-    return replace(made, inputs=(found.data, *made.inputs[1:]))
+    return None if scaled is None else (found.data, scaled)
 
 
 def _split_normalizations(graph: Graph) -> Graph:

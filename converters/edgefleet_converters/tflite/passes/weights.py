@@ -15,8 +15,11 @@ from edgefleet_converters.tflite.graph import Array, Graph, Node, NotLowerableEr
 
 Floats = NDArray[np.float64]
 
-RESULT_AXES: Mapping[str, int] = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": -1}
+RESULT_AXES: Mapping[str, int] = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
 """The products with weights, and the axis of their result that each row of the weights makes one index of."""
+
+_CONNECTED_RANK = 4
+"""Up to here a MatMul with a bias is a Gemm, whose rule keeps all axes of its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,8 @@ def weights_of(graph: Graph, node: Node, constants: Mapping[str, Array]) -> Weig
     if node.operator == "Gemm":
         return _of_gemm(node, weight, bias)
     if node.operator == "MatMul" and weight.ndim == 2 and len(shapes[0]) > 1:
-        flat = len(shapes[0]) == 2
-        return Weights("MatMul", weight.T[:, :, None].astype(np.float64), None, weight.shape, 1, flat, False)
+        takes_bias = len(shapes[0]) <= _CONNECTED_RANK
+        return Weights("MatMul", weight.T[:, :, None].astype(np.float64), None, weight.shape, 1, takes_bias, False)
     return None
 
 
