@@ -57,6 +57,23 @@ def _one_hot(dtype: str, shape: tuple[int, ...]) -> Case:
     return Case(inputs, (y,), "OneHot", (("axis", -1),), (1, 2, 3))
 
 
+def _suppression(dtype: str, shape: tuple[int, ...]) -> Case | None:
+    """Three boxes, the second like the first one with its corners exchanged; `shape` says the rank only."""
+    if (dtype, len(shape)) != ("float32", 2):
+        return None
+    boxes = np.array([[0, 0, 1, 1], [1, 1, 0, 0], [0, 2, 1, 3]], np.float32)
+    half = np.array(0.5, np.float32)
+    inputs = (boxes, np.array([3, 2, 1], np.float32), np.array(3, np.int32), half, half)
+    return Case(inputs, (ints(0, 2, 0), np.array(2, np.int32)), "NonMaxSuppressionV4", (), (2, 3, 4))
+
+
+def _where(dtype: str, shape: tuple[int, ...]) -> Case | None:
+    if dtype != "bool" or not shape:
+        return None
+    x = sample(shape, "bool")
+    return Case((x,), (np.argwhere(x),), "Where")
+
+
 _zero, _first = np.array(0, np.int32), (("axis", 0),)
 MOVEMENT: dict[str, Make] = {
     "BITCAST": lambda dtype, shape: _bits(sample(shape, dtype)),
@@ -74,6 +91,7 @@ MOVEMENT: dict[str, Make] = {
             (x, _pads(x, 1, 0)), (np.pad(x, _pads(x, 1, 0), "symmetric"),), "MirrorPad", (("mode", 1),), (1,)
         )
     ),
+    "NON_MAX_SUPPRESSION_V4": _suppression,
     "ONE_HOT": _one_hot,
     "PACK": moves(lambda x: Case((x, x), (np.stack([x, x]),), "Pack", (*_first, ("valuesCount", 2))), least=0),
     "PAD": moves(lambda x: Case((x, _pads(x, 1, 2)), (np.pad(x, _pads(x, 1, 2)),), "Pad", (), (1,))),
@@ -108,4 +126,5 @@ MOVEMENT: dict[str, Make] = {
     "TOPK_V2": moves(_topk),
     "TRANSPOSE": moves(lambda x: Case((x, ints(*reversed(range(x.ndim)))), (x.T.copy(),), "Transpose", (), (1,))),
     "UNPACK": moves(lambda x: Case((x,), (x[0].copy(), x[1].copy()), "Unpack", (*_first, ("num", 2)))),
+    "WHERE": _where,
 }

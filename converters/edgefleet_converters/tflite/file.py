@@ -38,6 +38,8 @@ class Tensor:
     dtype: str
     data: Array | None = None
     quantization: Quantization | None = None
+    bounded: bool = False
+    """Whether run-time data decide the length of the first axis; the shape then has the largest."""
 
     @property
     def rank(self) -> int:

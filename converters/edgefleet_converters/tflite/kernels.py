@@ -76,6 +76,7 @@ KERNELS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "MIRROR_PAD": _to(8, _EVERY),
         "MUL": _to(8, f"{_NUMBERS} uint32"),
         "NEG": _to(8, _NUMBERS),
+        "NON_MAX_SUPPRESSION_V4": {"float32": 2},
         "NOT_EQUAL": _to(8, f"{_NUMBERS} bool"),
         "ONE_HOT": _to(8, "float32 int32 int64 bool int8 uint8"),
         "PACK": _to(8, f"{_COMMON} uint32"),
@@ -119,6 +120,7 @@ KERNELS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         "TRANSPOSE": _to(8, _EVERY),
         "TRANSPOSE_CONV": _to(4, "float32"),
         "UNPACK": _to(8, "float32 int32 bool int8 uint8 int16"),
+        "WHERE": _to(8, "bool"),
     }
 )
 

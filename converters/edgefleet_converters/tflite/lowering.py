@@ -20,7 +20,9 @@ from edgefleet_converters.tflite.importer import Source, import_model, part
 from edgefleet_converters.tflite.operators import FOLDED, OPERATORS
 from edgefleet_converters.tflite.operators.contract import Lowering
 from edgefleet_converters.tflite.operators.control import UNSETTLED
+from edgefleet_converters.tflite.operators.detection import bound_selections
 from edgefleet_converters.tflite.passes.activations import fuse_activations
+from edgefleet_converters.tflite.passes.attention_forms import fold_attention_scale, keep_rows_last
 from edgefleet_converters.tflite.passes.clipping import name_clipping
 from edgefleet_converters.tflite.passes.duplicates import drop_duplicates
 from edgefleet_converters.tflite.passes.gains import part_gains
@@ -28,6 +30,7 @@ from edgefleet_converters.tflite.passes.hardswish import name_hard_swish
 from edgefleet_converters.tflite.passes.int8_forms import int8_forms
 from edgefleet_converters.tflite.passes.layout import assign_layouts
 from edgefleet_converters.tflite.passes.layout_table import MARK, channels_last
+from edgefleet_converters.tflite.passes.liveness import needed
 from edgefleet_converters.tflite.passes.recognise import recognise
 from edgefleet_converters.tflite.passes.reshapes import merge_reshapes
 from edgefleet_converters.tflite.passes.scaling import fold_scaling
@@ -42,6 +45,7 @@ CANONICAL: tuple[Callable[[Graph], Graph], ...] = (
     name_hard_swish,
     recognise,
     part_gains,
+    fold_attention_scale,
     fold_scaling,
     fuse_activations,
 )
@@ -59,12 +63,14 @@ class LoweredTensor:
     """An input or output of the file, described in the source's layout.
 
     `permutation` maps the source's axes to the file's (`file = source.transpose(permutation)`); None means the same.
+    `bounded`: run-time data decide the length of the first axis, and `shape` has the largest that it can be.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     permutation: tuple[int, ...] | None = None
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,8 @@ def lower(
     graph = replace(graph, constants={})
     del source, imported
     outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
-    return _lowered(graph, write(draft, {name: name for name in graph.inputs}, outputs))
+    bounded = frozenset(name for name, tensor in draft.tensors.items() if tensor.bounded)
+    return _lowered(graph, write(draft, {name: name for name in graph.inputs}, outputs), bounded)
 
 
 def _passed(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
@@ -136,6 +143,7 @@ def _passed(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
         for node in graph.nodes
         if node.operator not in OPERATORS and node.operator not in FOLDED
     }
+    graph = bound_selections(graph)
     unknown = {**_shapeless(graph), **unknown}
     if unknown:
         raise _RefusedError({**_refused(graph), **unknown})
@@ -145,7 +153,7 @@ def _passed(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
 def _arranged(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
     for step in CANONICAL:
         graph = step(graph)
-    return absorb_transposes(merge_reshapes(assign_layouts(graph, asked, keep=keep)))
+    return keep_rows_last(absorb_transposes(merge_reshapes(assign_layouts(graph, asked, keep=keep))))
 
 
 def _refused(graph: Graph) -> dict[str, str]:
@@ -222,20 +230,22 @@ def _rule(node: Node) -> Lowering:
 
 
 def _pruned(draft: Draft, graph: Graph) -> Draft:
-    """Without the tensors that no operator uses."""
+    """Without the operators that no output needs, and the tensors that no operator uses."""
+    operators = needed(draft.operators, graph.outputs)
     used = {*graph.inputs, *graph.outputs}
-    for operator in draft.operators:
+    for operator in operators:
         used.update(operator.inputs, operator.outputs)
     tensors = {name: tensor for name, tensor in draft.tensors.items() if name in used}
-    return Draft(tensors, draft.operators)
+    return Draft(tensors, operators)
 
 
-def _lowered(graph: Graph, content: bytes) -> Lowered:
+def _lowered(graph: Graph, content: bytes, bounded: frozenset[str]) -> Lowered:
     return Lowered(
         content,
         inputs=tuple(_described(graph, name, name) for name in graph.inputs),
         outputs=tuple(
-            _described(graph, public, name) for public, name in zip(graph.output_names, graph.outputs, strict=True)
+            replace(_described(graph, public, name), bounded=name in bounded)
+            for public, name in zip(graph.output_names, graph.outputs, strict=True)
         ),
     )
 

@@ -208,6 +208,8 @@ def _tensor(tensor: Tensor, buffers: _Buffers) -> object:
     packed.type = _TYPES[tensor.dtype]
     packed.buffer = 0 if tensor.data is None else buffers.position(tensor.data)
     packed.hasRank = True
+    if tensor.bounded:
+        packed.shapeSignature = [-1, *tensor.shape[1:]]
     if tensor.quantization is not None:
         packed.quantization = _quantization(tensor.quantization)
     return packed

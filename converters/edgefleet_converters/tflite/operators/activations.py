@@ -11,7 +11,7 @@ import numpy as np
 
 from edgefleet_converters.tflite.emitter import Emitter
 from edgefleet_converters.tflite.file import Tensor, options_of
-from edgefleet_converters.tflite.graph import Node
+from edgefleet_converters.tflite.graph import Activation, Node
 from edgefleet_converters.tflite.kernels import working_dtype
 from edgefleet_converters.tflite.operators.contract import Lowering
 from edgefleet_converters.tflite.operators.elementwise import unary
@@ -91,9 +91,13 @@ def celu(node: Node, e: Emitter) -> None:
 
 
 def hard_sigmoid(node: Node, e: Emitter) -> None:
-    """HardSigmoid: alpha x + beta, between 0 and 1."""
-    line = e.add(e.mul(e.input(0), node.number("alpha", 0.2)), node.number("beta", 0.5))
-    e.into(node.outputs[0], e.minimum(e.relu(line), 1.0))
+    """HardSigmoid: alpha x + beta, between 0 and 1; a sixth of a relu6 for float32, which the addition has fused."""
+    value, alpha, beta = e.input(0), node.number("alpha", 0.2), node.number("beta", 0.5)
+    if value.dtype == "float32":
+        sixfold = value if np.float32(6 * alpha) == 1 else e.mul(value, 6 * alpha)
+        e.into(node.outputs[0], e.mul(e.add(sixfold, 6 * beta, Activation.RELU6), 1 / 6))
+        return
+    e.into(node.outputs[0], e.minimum(e.relu(e.add(e.mul(value, alpha), beta)), 1.0))
 
 
 def softplus(e: Emitter, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which nodes some output needs.
+"""Which nodes, or operators of a file, some output needs.
 
 Knows nothing of what they compute.
 """
@@ -6,15 +6,27 @@ Knows nothing of what they compute.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
-from edgefleet_converters.tflite.graph import Node
+
+class _Step(Protocol):
+    """Anything that makes named values of named values; an empty name is an absent one."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
 
 
-def needed(nodes: Iterable[Node], outputs: Iterable[str]) -> list[Node]:
-    """The nodes that the outputs depend on, in their order."""
+Step = TypeVar("Step", bound=_Step)
+
+
+def needed(steps: Iterable[Step], outputs: Iterable[str]) -> list[Step]:
+    """The steps that the outputs depend on, in their order."""
     wanted, kept = set(outputs), []
-    for node in reversed(list(nodes)):
-        if wanted.intersection(node.outputs):
-            wanted.update(name for name in node.inputs if name)
-            kept.append(node)
+    for step in reversed(list(steps)):
+        if wanted.intersection(step.outputs):
+            wanted.update(name for name in step.inputs if name)
+            kept.append(step)
     return kept[::-1]
