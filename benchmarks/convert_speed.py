@@ -254,6 +254,7 @@ def main() -> None:
     print(f"\nA node test, warm, of {len(warm)}: mean {mean(warm):.1f} ms of {_WARM_LIMIT_MS:g}, ", end="")
     print(f"median {median(warm):.1f}, longest {warm[-1]:.0f}")
     (_REPOSITORY / "build").mkdir(exist_ok=True)
+    (_REPOSITORY / "build").mkdir(parents=True, exist_ok=True)
     (_REPOSITORY / "build" / "convert_speed.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 

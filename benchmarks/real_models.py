@@ -158,6 +158,7 @@ def main() -> None:
         for precision in ("fp32", "int8") if (FORMS / f"{name}.npz").exists() else ("fp32",):
             rows[f"{name} {precision}"] = found = measured(name, precision, arguments.pairs)
             print(line(name, precision, found), flush=True)
+    (BUILD).mkdir(parents=True, exist_ok=True)
     (BUILD / "real_models.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     if not all(found["within"] for found in rows.values()):
         raise SystemExit(1)
