@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
 
-import numpy as np
 import onnx
 
 from edgefleet.errors import EdgefleetError
 from edgefleet_converters.tflite import lower
+from published_networks import classified, mobilenet_v2, normed, relu, resnet8
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_REPOSITORY / "tests"))
@@ -74,63 +74,18 @@ class Network:
     peak_mb: float | None
 
 
-def _relu(b: Building, data: str) -> str:
-    return b.node("Relu", data)
-
-
-def _normed(b: Building, data: str, filters: int, kernel: int, stride: int = 1, group: int = 1) -> str:
-    return b.norm(b.conv(data, filters, kernel, stride, group, bias=False))
-
-
-def _classified(b: Building, data: str, classes: int = 1000) -> onnx.ModelProto:
-    return b.model(b.dense(b.node("Flatten", b.node("GlobalAveragePool", data), axis=1), classes))
-
-
-def resnet8() -> onnx.ModelProto:
-    """Three residual stages over 32 x 32 images."""
-    b = Building(1)
-    data = _relu(b, _normed(b, b.input(1, 3, 32, 32), 16, 3))
-    for filters, stride in ((16, 1), (32, 2), (64, 2)):
-        inner = _relu(b, _normed(b, data, filters, 3, stride))
-        short = data if stride == 1 else b.conv(data, filters, 1, stride)
-        data = _relu(b, b.node("Add", _normed(b, inner, filters, 3), short))
-    return _classified(b, data, 10)
-
-
-def mobilenet_v2() -> onnx.ModelProto:
-    """Width 1 over 224 x 224 images."""
-    b = Building(2)
-
-    def relu6(data: str) -> str:
-        return b.node("Clip", data, low, high)
-
-    low, high = (b.constant(np.array(limit, np.float32)) for limit in (0, 6))
-    data = relu6(_normed(b, b.input(1, 3, 224, 224), 32, 3, 2))
-    blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-    for expand, filters, count, first_stride in blocks:
-        for stride in (first_stride, *[1] * (count - 1)):
-            channels = b.shape(data)[1]
-            inner = relu6(_normed(b, data, channels * expand, 1)) if expand > 1 else data
-            wide = b.shape(inner)[1]
-            inner = _normed(b, relu6(_normed(b, inner, wide, 3, stride, wide)), filters, 1)
-            data = b.node("Add", data, inner) if stride == 1 and channels == filters else inner
-    return _classified(b, relu6(_normed(b, data, 1280, 1)))
-
-
 def resnet50() -> onnx.ModelProto:
     """Bottleneck blocks over 224 x 224 images."""
     b = Building(3)
-    data = _relu(b, _normed(b, b.input(1, 3, 224, 224), 64, 7, 2))
+    data = relu(b, normed(b, b.input(1, 3, 224, 224), 64, 7, 2))
     data = b.node("MaxPool", data, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     for filters, count, first_stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for stride in (first_stride, *[1] * (count - 1)):
-            inner = _relu(b, _normed(b, data, filters, 1))
-            inner = _normed(b, _relu(b, _normed(b, inner, filters, 3, stride)), filters * 4, 1)
-            short = (
-                data if b.shape(data)[1] == filters * 4 and stride == 1 else _normed(b, data, filters * 4, 1, stride)
-            )
-            data = _relu(b, b.node("Add", inner, short))
-    return _classified(b, data)
+            inner = relu(b, normed(b, data, filters, 1))
+            inner = normed(b, relu(b, normed(b, inner, filters, 3, stride)), filters * 4, 1)
+            short = data if b.shape(data)[1] == filters * 4 and stride == 1 else normed(b, data, filters * 4, 1, stride)
+            data = relu(b, b.node("Add", inner, short))
+    return classified(b, data)
 
 
 def vgg19() -> onnx.ModelProto:
@@ -139,11 +94,11 @@ def vgg19() -> onnx.ModelProto:
     data = b.input(1, 3, 224, 224)
     for filters, count in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
         for _ in range(count):
-            data = _relu(b, b.conv(data, filters))
+            data = relu(b, b.conv(data, filters))
         data = b.node("MaxPool", data, kernel_shape=[2, 2], strides=[2, 2])
     data = b.node("Flatten", data, axis=1)
     for _ in range(2):
-        data = _relu(b, b.dense(data, 4096))
+        data = relu(b, b.dense(data, 4096))
     return b.model(b.dense(data, 1000))
 
 

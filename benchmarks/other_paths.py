@@ -263,7 +263,7 @@ def main() -> None:
     print("| " + " | ".join(_COLUMNS) + " |\n|" + "---|" * len(_COLUMNS))
     rows = [row for name in arguments.models for row in rows_of(name, venvs, arguments.pairs)]
     report = {"rows": rows, "not_installed": missing, "pairs": arguments.pairs}
-    (_BUILD).mkdir(parents=True, exist_ok=True)
+    _BUILD.mkdir(parents=True, exist_ok=True)
     (_BUILD / "other_paths.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 

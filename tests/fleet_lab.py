@@ -71,7 +71,7 @@ def write_lab_package(
         model_file=model.name,
         inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 1, 8, 8)),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(1, 10)),),
-        golden=Golden(samples=4, tolerance=0.01),
+        golden=Golden(samples=4, tolerances={"logits": 0.01}),
         architectures=("amd64",),
     )
     target = folder / "package"

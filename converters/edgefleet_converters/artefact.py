@@ -1,15 +1,27 @@
 """What a conversion step takes and gives: model files on disk with their inputs and outputs.
 
-A pydantic model, because it crosses from child processes as JSON.
+Pydantic models, because they cross from child processes as JSON.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgefleet.package.manifest import TensorSpec
+
+
+class Form(StrEnum):
+    """In which form a source model can be handed to a recipe."""
+
+    ONNX = "onnx"
+    """One .onnx file."""
+    TFLITE = "tflite"
+    """One float .tflite file."""
+    TORCH = "torch"
+    """A saved torch.export program, .pt2."""
 
 
 class Artefact(BaseModel):

@@ -13,21 +13,29 @@ from pydantic import BaseModel
 
 from edgefleet.errors import MissingExtraError, UnsupportedError
 from edgefleet_converters import child
-from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.artefact import Artefact, Form
 from edgefleet_converters.recipes import RECIPES
+from edgefleet_converters.step import Context, Samples, Settings
 from edgefleet_device_profiles.profile import Precision, Runtime
 
-TIMEOUT_S = 600.0
+TIMEOUT_S = 1800.0
 
 
 class ConvertJob(BaseModel):
-    """One conversion: the source, the calibration samples (.npy) and an empty folder to work in."""
+    """One conversion: a form of the source, the calibration samples (.npz, by input name), and an empty folder."""
 
     runtime: Runtime
     precision: Precision
+    settings: Settings = Settings()
+    form: Form = Form.ONNX
     source: Artefact
-    calibration: Path
+    calibration: Path | None
     folder: Path
+
+    @property
+    def label(self) -> str:
+        """Runtime and precision, for people."""
+        return f"{self.runtime} {self.precision}"
 
 
 def convert(job: ConvertJob) -> Artefact:
@@ -36,7 +44,7 @@ def convert(job: ConvertJob) -> Artefact:
         return child.call("edgefleet_converters.convert:run_steps", job, Artefact, timeout_s=TIMEOUT_S)
     except child.ChildFailedError as error:
         raise UnsupportedError(
-            f"converting to {job.runtime} {job.precision}",
+            f"converting to {job.label}",
             f"the conversion failed: {error}",
             f"choose profiles that do not need {job.runtime}, or simplify the model",
         ) from error
@@ -46,14 +54,20 @@ def run_steps(text: str) -> Artefact:
     """The child's side: the recipe's steps one after the other, each in a folder of its own."""
     job = ConvertJob.model_validate_json(text)
     recipe = RECIPES[job.runtime, job.precision]
-    artefact, calibration = job.source, np.load(job.calibration)
-    for position, name in enumerate(recipe.steps):
+    samples = read_samples(job.calibration) if recipe.calibrated and job.calibration else {}
+    artefact = job.source
+    for position, name in enumerate(recipe.steps[job.form]):
         folder = job.folder / f"{position}-{name}"
         folder.mkdir(parents=True)
         try:
             step = importlib.import_module(f"edgefleet_converters.steps.{name}")
         except ModuleNotFoundError as error:
-            doing = f"converting to {job.runtime} {job.precision}"
-            raise MissingExtraError(doing, error.name or name, recipe.extra) from error
-        artefact = step.run(artefact, calibration, folder)
+            raise MissingExtraError(f"converting to {job.label}", error.name or name, recipe.extra) from error
+        artefact = step.run(artefact, Context(samples, folder, job.settings))
     return artefact
+
+
+def read_samples(path: Path) -> Samples:
+    """Samples by input name from the .npz that intake wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

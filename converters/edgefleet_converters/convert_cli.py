@@ -132,7 +132,8 @@ def _outside(result: Converted) -> str:
 
 
 def _described(border: Border) -> str:
-    shape = f"[{', '.join(map(str, border.shape))}]"
+    first = "up to " if border.bounded else ""
+    shape = f"[{first}{', '.join(map(str, border.shape))}]"
     text = f"{border.name}: {border.dtype} {shape}"
     if border.permutation is not None:
         text += f", the source's axes {list(border.permutation)} (NHWC)"

@@ -1,11 +1,11 @@
-"""Calibration and evaluation sets: .npz files with `x` in the source model's layout, and `y` for labels.
+"""Calibration and evaluation sets in the source model's layout, names and dtypes, with labels where there are any.
 
 Does not shuffle, sample or normalise: what is in the file is what is used.
 """
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from edgefleet.errors import InputError
 from edgefleet.package.manifest import TensorSpec
+from edgefleet_converters.conversion.samples import load_samples
+from edgefleet_converters.step import Samples
 
 FEWEST_CALIBRATION_SAMPLES = 32
 """Below this the ranges that int8 is built on are guesses; a warning, not an error."""
@@ -21,61 +23,41 @@ FEWEST_CALIBRATION_SAMPLES = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Held-out samples float32 [N, 1, *sample shape], and their labels [N] as class numbers."""
+    """Held-out samples, and their labels [N, …]; None where there are none."""
 
-    x: NDArray[np.float32]
-    y: NDArray[np.int64]
-
-
-def load_calibration(path: Path, spec: TensorSpec) -> NDArray[np.float32]:
-    """Samples float32 [N, 1, *sample shape] from a file's `x` [N, *sample shape]; raises InputError."""
-    doing = f"reading the calibration data {path}"
-    return _samples(_arrays(path, ("x",), doing)["x"], spec, doing)
+    samples: Samples
+    labels: NDArray[np.generic] | None
 
 
-def load_evaluation(path: Path, spec: TensorSpec, classes: int) -> Evaluation:
-    """Samples and labels from a file's `x` and `y`; raises InputError."""
+def count(samples: Samples) -> int:
+    """How many samples there are."""
+    return len(next(iter(samples.values()), ()))
+
+
+def load_calibration(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
+    """Samples by input name, [N, *input shape]; raises InputError."""
+    return load_samples(path, inputs)
+
+
+def load_evaluation(path: Path, inputs: Sequence[TensorSpec]) -> Evaluation:
+    """Samples, and the file's `y` as labels; raises InputError."""
     doing = f"reading the evaluation data {path}"
-    arrays = _arrays(path, ("x", "y"), doing)
-    x, y = _samples(arrays["x"], spec, doing), arrays["y"]
-    if y.dtype.kind not in "iu" or y.shape != (len(x),):
-        found = f"y is {y.dtype} {list(y.shape)}, expected integers [{len(x)}]"
+    samples = load_samples(path, inputs, doing)
+    with np.load(path, allow_pickle=False) as arrays:
+        labels = arrays["y"] if "y" in arrays.files else None
+    if labels is not None and len(labels) != count(samples):
+        found = f"y is {labels.dtype} {list(labels.shape)}, expected integers [{count(samples)}]"
         raise InputError(doing, found, "store one class number for each sample")
-    if y.min() < 0 or y.max() >= classes:
-        found = f"y has labels from {y.min()} to {y.max()}, expected 0 to {classes - 1}"
+    return Evaluation(samples, labels)
+
+
+def check_classes(labels: NDArray[np.generic], output: TensorSpec, doing: str) -> NDArray[np.int64]:
+    """Labels as class numbers of an output [1, classes]; raises InputError."""
+    classes = output.shape[-1]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        found = f"y is {labels.dtype} {list(labels.shape)}, expected integers [{len(labels)}]"
+        raise InputError(doing, found, "store one class number for each sample")
+    if labels.min() < 0 or labels.max() >= classes:
+        found = f"y has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"
         raise InputError(doing, found, "number the classes as the model's output does")
-    return Evaluation(x, y.astype(np.int64))
-
-
-def _arrays(path: Path, names: tuple[str, ...], doing: str) -> dict[str, NDArray[np.generic]]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(doing, "a single array, not an archive", "save it with numpy.savez(path, x=…)")
-        with archive:
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                found = f"no array {missing[0]!r} (there are: {', '.join(archive.files) or 'none'})"
-                raise InputError(doing, found, f"save it with numpy.savez(path, {missing[0]}=…)")
-            return {name: archive[name] for name in names}
-    except OSError as error:
-        raise InputError(doing, f"{error.strerror or error}", "check the path") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            doing, f"not a readable .npz archive ({error})", "save it with numpy.savez(path, x=…)"
-        ) from error
-
-
-def _samples(x: NDArray[np.generic], spec: TensorSpec, doing: str) -> NDArray[np.float32]:
-    """The samples with the model's batch axis of 1 put in, after checking dtype, shape and values."""
-    sample = spec.shape[1:]
-    expected = f"float32 [N, {', '.join(map(str, sample))}]"
-    if x.dtype != np.float32 or x.shape[1:] != sample or x.ndim != len(spec.shape):
-        found = f"x is {x.dtype} {list(x.shape)}, expected {expected}"
-        raise InputError(doing, found, "convert it to the model's input shape and dtype")
-    if len(x) == 0:
-        raise InputError(doing, "x has no samples", "store at least one")
-    if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x.reshape(len(x), -1))).any(axis=1).sum())
-        raise InputError(doing, f"NaN or infinite values in {bad} of {len(x)} samples", "remove those samples")
-    return np.ascontiguousarray(x, np.float32)[:, np.newaxis]
+    return labels.astype(np.int64)

@@ -8,27 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgefleet.package.manifest import Golden
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.score.metrics import Assessment, Measured
+from edgefleet_converters.step import Samples
 
 GOLDEN_SAMPLES = 8
 
 
 def write_golden(
-    path: Path, artefact: Artefact, samples: NDArray[np.float32], measured: Measured, assessment: Assessment
+    path: Path, artefact: Artefact, samples: Samples, measured: Measured, assessment: Assessment
 ) -> Golden:
-    """Write `input:<name>` [S, 1, *sample shape] and `output:<name>` [S, 1, classes], in the source's layout.
-
-    `samples` is float32 [N, 1, *sample shape]; the first 8 of them are taken.
-    """
-    count = min(GOLDEN_SAMPLES, len(samples))
-    arrays = {
-        f"input:{artefact.inputs[0].name}": samples[:count],
-        f"output:{artefact.outputs[0].name}": measured.outputs[:count, np.newaxis],
-    }
+    """Write `input:<name>` and `output:<name>`, each [S, *shape] in the source's layout; S is at most 8."""
+    arrays = {f"input:{spec.name}": samples[spec.name][:GOLDEN_SAMPLES] for spec in artefact.inputs}
+    count = len(next(iter(arrays.values())))
+    arrays.update({f"output:{spec.name}": measured.outputs[spec.name][:count] for spec in artefact.outputs})
     with path.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
-    return Golden(samples=count, tolerance=assessment.tolerance)
+    return Golden(samples=count, tolerances=dict(assessment.tolerances))

@@ -8,23 +8,24 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
+from numpy.typing import NDArray
 from packaging.version import Version
 
 from edgefleet.errors import InputError
 from edgefleet.package.layout import write_package
 from edgefleet.package.manifest import Score, VariantFiles, VariantSpec
 from edgefleet_converters import data, gate
-from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.artefact import Artefact, Form
 from edgefleet_converters.child import ChildFailedError
 from edgefleet_converters.convert import ConvertJob, convert
 from edgefleet_converters.golden import GOLDEN_SAMPLES, write_golden
-from edgefleet_converters.intake.onnx_file import Source, read_onnx
+from edgefleet_converters.intake.onnx_file import read_onnx
+from edgefleet_converters.intake.source import Source
 from edgefleet_converters.plan import PlannedVariant, make_plan
 from edgefleet_converters.progress import Event, Progress, Stage, run_jobs
 from edgefleet_converters.score.infer import InferJob, infer
@@ -34,6 +35,8 @@ from edgefleet_device_profiles.profile import Profile, Runtime
 # The version becomes the layout's reference name, so it must be what an OCI tag may be.
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SOURCE_NAME = "fp32 source"
+# Form of the source → the runtime that runs it as the fp32 reference.
+REFERENCE_RUNTIMES = {Form.ONNX: Runtime.ONNXRUNTIME, Form.TFLITE: Runtime.LITERT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Request:
     release: int
     folder: Path
     max_drop: float = 0.01
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,8 @@ class _Inputs:
 
     source: Source
     evaluation: data.Evaluation
+    labels: NDArray[np.int64]
     work: Path
-    model: Artefact
     calibration_file: Path
     samples_file: Path
 
@@ -111,19 +116,24 @@ def _intake(request: Request, work: Path, progress: Progress) -> _Inputs:
     """Read and check everything that the person gave, before any work is done on it."""
     progress(Event(Stage.INTAKE, str(request.model)))
     _check_request(request)
-    source = read_onnx(request.model)
-    calibration = data.load_calibration(request.calibration, source.input)
-    evaluation = data.load_evaluation(request.evaluation, source.input, source.classes)
-    if len(calibration) < data.FEWEST_CALIBRATION_SAMPLES:
-        text = f"only {len(calibration)} calibration samples; int8 ranges from fewer than 32 are guesses"
+    source = read_onnx(request.model, work, shapes=request.shapes, dims=request.dims)
+    for note in source.notes:
+        progress(Event(Stage.WARNING, note))
+    calibration = data.load_calibration(request.calibration, source.inputs)
+    evaluation = data.load_evaluation(request.evaluation, source.inputs)
+    if data.count(calibration) < data.FEWEST_CALIBRATION_SAMPLES:
+        text = f"only {data.count(calibration)} calibration samples; int8 ranges from fewer than 32 are guesses"
         progress(Event(Stage.WARNING, text))
-    files = (work / "source.onnx", work / "calibration.npy", work / "samples.npy")
-    # A copy: the person's file may change while the children read it.
-    onnx.save(source.model, files[0])
-    np.save(files[1], calibration)
-    np.save(files[2], evaluation.x)
-    model = Artefact(files=(files[0],), inputs=(source.input,), outputs=(source.output,))
-    return _Inputs(source, evaluation, work, model, files[1], files[2])
+    if evaluation.labels is None:
+        doing = f"reading the evaluation data {request.evaluation}"
+        raise InputError(doing, "no array 'y'", "store one class number for each sample")
+    labels = data.check_classes(
+        evaluation.labels, source.outputs[0], f"reading the evaluation data {request.evaluation}"
+    )
+    files = (work / "calibration.npz", work / "samples.npz")
+    np.savez(files[0], allow_pickle=False, **calibration)
+    np.savez(files[1], allow_pickle=False, **evaluation.samples)
+    return _Inputs(source, evaluation, labels, work, *files)
 
 
 def _check_request(request: Request) -> None:
@@ -144,7 +154,8 @@ def _convert(inputs: _Inputs, plan: tuple[PlannedVariant, ...], progress: Progre
             ConvertJob(
                 runtime=planned.runtime,
                 precision=planned.precision,
-                source=inputs.model,
+                settings=planned.settings,
+                source=inputs.source.forms[Form.ONNX],
                 calibration=inputs.calibration_file,
                 folder=inputs.work / planned.name,
             ),
@@ -156,7 +167,8 @@ def _convert(inputs: _Inputs, plan: tuple[PlannedVariant, ...], progress: Progre
 
 def _score(inputs: _Inputs, artefacts: Mapping[PlannedVariant, Artefact], progress: Progress) -> tuple[_Trial, ...]:
     """Run the fp32 source and every variant over the evaluation data, and compare."""
-    jobs = {_SOURCE_NAME: partial(_measure, inputs, Runtime.ONNXRUNTIME, inputs.model, "source")}
+    form, reference = inputs.source.reference
+    jobs = {_SOURCE_NAME: partial(_measure, inputs, REFERENCE_RUNTIMES[form], reference, "source")}
     for planned, artefact in artefacts.items():
         jobs[planned.name] = partial(_measure, inputs, planned.runtime, artefact, planned.name)
     measured = run_jobs(jobs, Stage.SCORE, progress, str)
@@ -169,7 +181,7 @@ def _score(inputs: _Inputs, artefacts: Mapping[PlannedVariant, Artefact], progre
         if isinstance(found, str):
             trials.append(_Trial(planned, artefact, None, found))
         else:
-            trials.append(_Trial(planned, artefact, found, assess(found, source, inputs.evaluation.y)))
+            trials.append(_Trial(planned, artefact, found, assess(found, source, inputs.labels)))
     return tuple(trials)
 
 
@@ -179,8 +191,8 @@ def _measure(inputs: _Inputs, runtime: Runtime, artefact: Artefact, name: str) -
         runtime=runtime,
         artefact=artefact,
         samples=inputs.samples_file,
-        repeats=min(GOLDEN_SAMPLES, len(inputs.evaluation.x)),
-        outputs=inputs.work / f"{name}.outputs.npy",
+        repeats=GOLDEN_SAMPLES,
+        outputs=inputs.work / f"{name}.outputs.npz",
     )
     try:
         return infer(job)
@@ -229,18 +241,26 @@ def _write(
 def _variant_files(inputs: _Inputs, trial: _Trial, measured: Measured, assessment: Assessment) -> VariantFiles:
     planned, artefact = trial.planned, trial.artefact
     golden_file = inputs.work / f"{planned.name}.golden.npz"
-    scored_on = Version(measured.runtime_version)
     spec = VariantSpec(
         name=planned.name,
         runtime=planned.runtime,
         precision=planned.precision,
-        # Older runtimes may run newer files wrongly and say nothing: only what was proven is promised.
-        runtime_version=f">={scored_on.major}.{scored_on.minor}",
+        runtime_version=_runtime_range(planned.runtime, artefact, Version(measured.runtime_version)),
         model_file=artefact.files[0].name,
         inputs=artefact.inputs,
         outputs=artefact.outputs,
-        golden=write_golden(golden_file, artefact, inputs.evaluation.x, measured, assessment),
+        golden=write_golden(golden_file, artefact, inputs.evaluation.samples, measured, assessment),
         score=assessment.score,
         architectures=planned.architectures,
     )
     return VariantFiles(spec, artefact.files, golden_file)
+
+
+def _runtime_range(runtime: Runtime, artefact: Artefact, scored_on: Version) -> str:
+    """Versions of the runtime that the file may run on: what its operators ask for, else no older than was proven."""
+    proven = f"{scored_on.major}.{scored_on.minor}"
+    if runtime is not Runtime.LITERT:
+        return f">={proven}"
+    from edgefleet_converters.tflite.runtime_versions import litert_range  # noqa: PLC0415 - only for such files
+
+    return litert_range(artefact.files[0].read_bytes(), proven)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from edgefleet.errors import UnsupportedError
 from edgefleet_converters.recipes import RECIPES
+from edgefleet_converters.step import PLAIN, Settings
 from edgefleet_device_profiles.profile import Precision, Profile, Runtime
 
 
@@ -22,6 +23,7 @@ class PlannedVariant:
     architectures: tuple[str, ...]
     profiles: tuple[str, ...]
     reasons: tuple[str, ...]
+    settings: Settings = PLAIN
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The recipes: which steps turn an ONNX source into a variant for a runtime and precision.
+"""The recipes: which steps turn a source into a variant for a runtime and precision, and which forms they accept.
 
 Steps are named, not imported: each loads a toolchain of its own, and only in the child process that runs it.
 """
@@ -9,24 +9,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from edgefleet_converters.artefact import Form
 from edgefleet_device_profiles.profile import Precision, Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Modules of `steps` to run in order, and the extra that installs what they need."""
+    """Modules of `steps` to run in order, by the form of the source; the first form that a source has is taken.
 
-    steps: tuple[str, ...]
+    `calibrated` recipes need samples; `scored` ones give files that a runtime on the packaging host can run.
+    """
+
     extra: str
+    steps: Mapping[Form, tuple[str, ...]]
+    calibrated: bool = False
+    scored: bool = True
 
+
+def _onnx(*steps: str) -> Mapping[Form, tuple[str, ...]]:
+    return MappingProxyType({Form.ONNX: steps})
+
+
+_LITERT, _OPENVINO, _ORT = "convert-litert", "convert-openvino", "convert-onnx"
 
 RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
     {
-        (Runtime.LITERT, Precision.FP16): Recipe(("lower_tflite", "quantize_tflite_fp16"), "convert-litert"),
-        (Runtime.LITERT, Precision.INT8): Recipe(("lower_tflite_int8", "quantize_tflite"), "convert-litert"),
-        (Runtime.LITERT, Precision.INT8_DYNAMIC): Recipe(("lower_tflite", "quantize_tflite_dynamic"), "convert-litert"),
-        (Runtime.LITERT, Precision.INT4_WEIGHTS): Recipe(("lower_tflite", "quantize_tflite_int4"), "convert-litert"),
-        (Runtime.OPENVINO, Precision.INT8): Recipe(("convert_openvino", "quantize_openvino"), "convert-openvino"),
-        (Runtime.ONNXRUNTIME, Precision.INT8): Recipe(("prepare_onnx", "quantize_onnx"), "convert-onnx"),
+        (Runtime.LITERT, Precision.FP32): Recipe(_LITERT, _onnx("lower_tflite")),
+        (Runtime.LITERT, Precision.FP16): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_fp16")),
+        (Runtime.LITERT, Precision.INT8): Recipe(
+            _LITERT, _onnx("lower_tflite_int8", "quantize_tflite"), calibrated=True
+        ),
+        (Runtime.LITERT, Precision.INT8_DYNAMIC): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_dynamic")),
+        (Runtime.LITERT, Precision.INT4_WEIGHTS): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_int4")),
+        (Runtime.OPENVINO, Precision.INT8): Recipe(
+            _OPENVINO, _onnx("convert_openvino", "quantize_openvino"), calibrated=True
+        ),
+        (Runtime.ONNXRUNTIME, Precision.INT8): Recipe(_ORT, _onnx("prepare_onnx", "quantize_onnx"), calibrated=True),
     }
 )

@@ -77,7 +77,7 @@ class FakeModel:
 SPEC: dict[str, Any] = {
     "runtime": "fake",
     "model_file": "m",
-    "golden": {"samples": 2, "tolerance": 0.5},
+    "golden": {"samples": 2, "tolerances": {"y": 0.5}},
     "inputs": [{"name": "x", "shape": [1, 2, 3], "permutation": [1, 2, 0]}],
     "outputs": [{"name": "y", "shape": [1, 2, 3], "permutation": [1, 2, 0]}],
 }

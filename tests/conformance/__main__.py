@@ -11,10 +11,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from conformance.cases import Case, load
-from conformance.judge import Outcome, Verdict
+from conformance.judge import judge
+from conformance.verdicts import Outcome, Verdict
 from conformance.workers import judge_all
 
 _FLOOR = Path(__file__).with_name("floor.json")
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     started = time.monotonic()
     cases = load(asked.only)
-    outcomes = judge_all(cases, asked.workers, asked.timeout, lambda _case, _outcome: None)
+    outcomes = judge_all([partial(judge, case) for case in cases], asked.workers, asked.timeout)
     seconds = time.monotonic() - started
     pairs = list(zip(cases, outcomes, strict=True))
     _print_table(pairs)

@@ -5,57 +5,28 @@ A wrong file may take the process down, so this runs in a worker.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from functools import partial
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from conformance.cases import Array, Case
-from edgefleet.errors import UnsupportedError
+from conformance.verdicts import Outcome, Verdict, outcome_of
 from edgefleet_converters.tflite import Lowered, lower
 
 _RTOL, _ATOL = 1e-3, 1e-4
 
 
-class Verdict(StrEnum):
-    """What became of a case."""
-
-    PASSED = "passed"
-    """Every output of every data set is right."""
-    REFUSED = "refused"
-    """The lowering said by name what it cannot express."""
-    WRONG = "wrong"
-    """A file was written and computes something else."""
-    CRASHED = "crashed"
-    """The lowering or the runtime failed in any other way, or took too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A verdict with its reason, which is empty for a case that passed."""
-
-    verdict: Verdict
-    reason: str = ""
-
-
 def judge(case: Case) -> Outcome:
     """Lower and run a case; never raises."""
-    try:
-        lowered = lower(case.model, keep_layout=True)
-    except UnsupportedError as error:
-        return Outcome(Verdict.REFUSED, error.found)
-    except Exception as error:  # noqa: BLE001 - anything else is what is looked for
-        return Outcome(Verdict.CRASHED, f"lowering: {type(error).__name__}: {error}")
-    try:
-        for given, wanted in case.data:
-            reason = compare(case, lowered, _run(lowered, given), wanted)
-            if reason:
-                return Outcome(Verdict.WRONG, reason)
-    except Exception as error:  # noqa: BLE001 - the runtime's own errors are of several types
-        return Outcome(Verdict.CRASHED, f"runtime: {type(error).__name__}: {error}")
-    return Outcome(Verdict.PASSED)
+    return outcome_of(partial(lower, case.model, keep_layout=True), partial(_judged, case))
+
+
+def _judged(case: Case, lowered: Lowered) -> Outcome:
+    reasons = (compare(case, lowered, _run(lowered, given), wanted) for given, wanted in case.data)
+    reason = next((found for found in reasons if found), "")
+    return Outcome(Verdict.WRONG if reason else Verdict.PASSED, reason)
 
 
 def _run(lowered: Lowered, given: tuple[Array, ...]) -> list[Array]:

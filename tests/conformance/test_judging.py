@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from conformance import workers
 from conformance.cases import Case
-from conformance.judge import Outcome, Verdict, judge
+from conformance.judge import judge
+from conformance.verdicts import Outcome, Verdict, outcome_of
+from conformance.workers import judge_all
+from edgefleet_converters.tflite import lower
 
 
 def case(expected: object, operator: str = "Relu", name: str = "case") -> Case:
@@ -46,18 +49,31 @@ def test_a_refusal_has_its_reason() -> None:
     assert "RandomNormalLike" in outcome.reason
 
 
-def test_a_worker_that_dies_or_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    def judged(asked: Case) -> Outcome:
-        if asked.name == "dies":
-            os._exit(9)
-        if asked.name == "hangs":
-            time.sleep(60)
-        return Outcome(Verdict.PASSED)
+def test_a_lowering_or_a_runtime_that_fails_has_crashed() -> None:
+    def fails(*_: object) -> Outcome:
+        raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(workers, "judge", judged)
-    cases = [case(FLOATS, name=name) for name in ("fine", "dies", "hangs", "fine", "fine")]
-    outcomes = workers.judge_all(cases, 2, 0.3, lambda _case, _outcome: None)
+    model = case(FLOATS).model
+    assert outcome_of(partial(lower, model), fails).reason == "runtime: RuntimeError: no such kernel"
+    model.graph.node[0].input[0] = "missing"
+    found = outcome_of(partial(lower, model), fails)
+    assert (found.verdict, found.reason.partition(":")[0]) == (Verdict.CRASHED, "lowering")
+
+
+def test_a_worker_that_dies_or_hangs_is_replaced() -> None:
+    def fine() -> Outcome:
+        return Outcome(Verdict.PASSED, measured={"distance": 0.5})
+
+    def dies() -> Outcome:
+        os._exit(9)
+
+    def hangs() -> Outcome:
+        time.sleep(60)
+        return fine()
+
+    outcomes = judge_all([fine, dies, hangs, fine, fine], 2, 0.3)
     verdicts = [outcome.verdict for outcome in outcomes]
     assert verdicts == [Verdict.PASSED, Verdict.CRASHED, Verdict.CRASHED, Verdict.PASSED, Verdict.PASSED]
+    assert outcomes[4].measured == {"distance": 0.5}
     assert "died" in outcomes[1].reason
     assert "no result after 0.3 s" in outcomes[2].reason

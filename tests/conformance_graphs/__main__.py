@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from conformance_graphs.judge import Graph, Outcome, Verdict, judge
+from conformance.verdicts import Outcome, Verdict
+from conformance.workers import judge_all
+from conformance_graphs.judge import Graph, judge
 from conformance_graphs.networks import NETWORKS
 from conformance_graphs.quantized import WITHIN_DB, judge_int8
 from conformance_graphs.random_graphs import random_graph
 from conformance_graphs.real import real_graphs
 from conformance_graphs.small import fewest_transposes, small_graph
-from conformance_graphs.workers import judge_all
 
 _RESULT = Path(__file__).parents[2] / "build" / "conformance-graphs.json"
 _BAD = (Verdict.WRONG, Verdict.CRASHED)

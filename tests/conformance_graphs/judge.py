@@ -6,8 +6,8 @@ A wrong file may take the process down, so this runs in a worker.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,33 +16,11 @@ import onnxruntime
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
-from edgefleet.errors import UnsupportedError
+from conformance.verdicts import Outcome, Verdict, outcome_of
 from edgefleet_converters.tflite import Lowered, LoweredTensor, lower
 
 Array = NDArray[Any]
 TOLERANCE = 1e-4
-
-
-class Verdict(StrEnum):
-    """What became of a graph."""
-
-    PASSED = "passed"
-    """Every output is right, in a layout of the source."""
-    REFUSED = "refused"
-    """The lowering said by name what it cannot express."""
-    WRONG = "wrong"
-    """A file was written and computes something else, or with more transposes than allowed."""
-    CRASHED = "crashed"
-    """The lowering or the runtime failed in any other way, or took too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A verdict with its reason, and what was measured."""
-
-    verdict: Verdict
-    reason: str = ""
-    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +37,7 @@ class Graph:
 def judge(graph: Graph) -> Outcome:
     """Lower and run a graph; never raises."""
     model = graph.make()
-    try:
-        lowered = lower(model)
-    except UnsupportedError as error:
-        return Outcome(Verdict.REFUSED, error.found)
-    except Exception as error:  # noqa: BLE001 - anything else is what is looked for
-        return Outcome(Verdict.CRASHED, f"lowering: {type(error).__name__}: {error}")
-    try:
-        return _measured(graph, model, lowered)
-    except Exception as error:  # noqa: BLE001 - the runtime's own errors are of several types
-        return Outcome(Verdict.CRASHED, f"runtime: {type(error).__name__}: {error}")
+    return outcome_of(partial(lower, model), partial(_measured, graph, model))
 
 
 def _measured(graph: Graph, model: onnx.ModelProto, lowered: Lowered) -> Outcome:

@@ -17,7 +17,8 @@ import onnxruntime
 from ai_edge_litert.interpreter import Interpreter
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from conformance_graphs.judge import Array, Graph, Outcome, Verdict, inputs_of, reference_session, run, stored
+from conformance.verdicts import Outcome, Verdict
+from conformance_graphs.judge import Array, Graph, inputs_of, reference_session, run, stored
 from edgefleet.errors import UnsupportedError
 from edgefleet_converters.steps.quantize_tflite import quantize
 from edgefleet_converters.tflite import lower

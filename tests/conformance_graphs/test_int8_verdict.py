@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from conformance_graphs.judge import Verdict
+from conformance.verdicts import Verdict
 from conformance_graphs.quantized import WITHIN_DB, verdict_of
 
 

@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from conformance_graphs.judge import Graph, Verdict, judge
+from conformance.verdicts import Verdict
+from conformance_graphs.judge import Graph, judge
 from conformance_graphs.random_graphs import random_graph
 from conformance_graphs.random_steps import MORE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,15 +14,17 @@ import onnx
 import pytest
 from onnx import helper
 
-from converters.convert_runs import convert, converted, model, refusal, two_inputs
+from converters.convert_runs import Array, convert, converted, model, refusal, two_inputs
 from converters.onnx_models import weights
 from edgefleet.errors import GateError
-from edgefleet_converters.conversion.check import Comparison, Difference
+from edgefleet_converters.conversion.check import TOLERANCES, Comparison, Difference
+from edgefleet_converters.conversion.comparison import of_rows
 from edgefleet_converters.tflite import lowering
 from edgefleet_converters.tflite.emitter import Emitter
 from edgefleet_converters.tflite.graph import Node
 from edgefleet_converters.tflite.operators import OPERATORS
 from edgefleet_demo import digits
+from edgefleet_device_profiles.profile import Precision
 
 # x → first (Tanh) → guilty (Sigmoid) → sum (Add with Relu fused in) → y (Neg)
 CHAIN = model(
@@ -111,10 +114,66 @@ def test_a_model_that_onnxruntime_cannot_run_is_converted_and_said(tmp_path: Pat
         (Difference(name="y", largest=1.1e-3, reference=1.0), True),
         (Difference(name="y", largest=0.9e-5, reference=0.0), False),
         (Difference(name="y", unequal="1 of 4 values"), True),
+        (Difference(name="y", rows=True, largest=0, reference=0), False),
+        (Difference(name="y", rows=True, largest=1, reference=900), True),
+        (Difference(name="y", rows=True, largest=1, reference=1000), False),
     ],
 )
 def test_what_is_more_than_rounding(difference: Difference, *, exceeds: bool) -> None:
     assert difference.exceeds(1e-3) is exceeds
+
+
+@pytest.mark.parametrize(("rows", "of", "exceeds"), [(2, 6, False), (3, 6, True), (5, 100, False), (6, 100, True)])
+def test_float16_may_select_another_box_in_the_place_of_one(rows: int, of: int, *, exceeds: bool) -> None:
+    assert Difference(name="y", rows=True, largest=rows, reference=of).exceeds(TOLERANCES[Precision.FP16]) is exceeds
+
+
+def selecting() -> onnx.ModelProto:
+    """NonMaxSuppression of Sigmoid(x), [1, 2, 24], over fixed boxes: the scores decide how many rows there are."""
+    corners = np.random.default_rng(2).random((1, 24, 2)).astype(np.float32)
+    constants: dict[str, Array] = {
+        "boxes": np.concatenate([corners, corners + np.float32(0.4)], 2),
+        "most": np.array([9], np.int64),
+        "overlap": np.array([0.5], np.float32),
+        "least": np.array([0.6], np.float32),
+    }
+    names = ["boxes", "kept", "most", "overlap", "least"]
+    nodes = [helper.make_node("Sigmoid", ["x"], ["kept"]), helper.make_node("NonMaxSuppression", names, ["y"])]
+    return model(nodes, {"x": [1, 2, 24]}, constants)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_selected_rows_are_compared_as_a_set(tmp_path: Path, precision: str) -> None:
+    samples = np.random.default_rng(1).normal(size=(4, 1, 2, 24)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=samples)
+    given = ("--precision", precision, "--calibration", str(tmp_path / "x.npz"))
+    result, interpreter = converted(tmp_path, selecting(), *given)
+    assert "output    y: int64 [up to 18, 3]" in result.stdout
+    found = re.search(r"check {5}y: rows in any order: 0 in only one of the two, (\d+) in the source", result.stdout)
+    assert found is not None
+    assert int(found[1]) > 18
+    runner = interpreter.get_signature_runner()
+    assert len({len(runner(x=sample)["y"]) for sample in samples}) > 1
+
+
+def test_a_file_that_selects_other_rows_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _defect(monkeypatch, "Sigmoid", lambda node, e: e.into(node.outputs[0], e.mul(e.sigmoid(e.input(0)), 0.7)))
+    text = refusal(tmp_path, selecting(), kind=GateError)
+    assert re.search(r"'y': rows in any order: [1-9]\d* in only one of the two", text)
+
+
+def test_neither_the_order_of_rows_nor_their_number_hides_a_difference() -> None:
+    rows = np.array([[0, 0, 5], [0, 1, 2], [0, 1, 7]])
+    one, more = rows[:1], np.array([[0, 0, 6], [0, 0, 5]])
+    same = [rows, rows, rows, rows[::-1], one]
+    assert of_rows("y", [rows[::-1], rows, rows, rows, one], same).text == (
+        "rows in any order: 0 in only one of the two, 13 in the source (0 on the given samples)"
+    )
+    found = of_rows("y", [rows[:2], rows, rows, rows, more], same)
+    assert (found.largest, found.reference, found.golden) == (2, 13, 1)
+    none = of_rows("y", [rows[:0]], [rows])
+    assert Comparison(samples=1, outputs=(none,)).notes[0].startswith("'y' differs by half of its rows or more")
+    assert of_rows("y", [one, one], [one, one]).constant
 
 
 def test_values_that_are_not_numbers_must_be_the_same_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

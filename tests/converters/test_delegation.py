@@ -14,7 +14,7 @@ from conformance.delegation_probe import CASES, file_of, outside, row
 from edgefleet_converters.steps.quantize_tflite import quantize
 from edgefleet_converters.tflite.delegation import ROWS, is_delegated, is_quantised, outside_xnnpack
 from edgefleet_converters.tflite.file import Draft, options_of
-from edgefleet_converters.tflite.islands import LEFT_FLOAT
+from edgefleet_converters.tflite.islands import LEFT_FLOAT, softmax_pays_in_int8, softmaxes_for_int8
 from edgefleet_converters.tflite.writer import write
 
 Array = NDArray[Any]
@@ -155,6 +155,70 @@ def test_what_xnnpack_takes_in_float_only_is_left_float() -> None:
     assert types_of(made, "SOFTMAX") == [schema.TensorType.FLOAT32]
     assert types_of(made, "CONV_2D") == [schema.TensorType.INT8] * 2
     assert outside(made) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "depth", "macs", "pays"),
+    [
+        pytest.param(1, 10, 10_000_000, False, id="classifier"),
+        pytest.param(1, 3, 12, False, id="tiny classifier"),
+        pytest.param(1024, 4, 2_000_000, True, id="segmentation of four classes"),
+        pytest.param(1024, 4, 200_000_000, False, id="the same behind a large network"),
+        pytest.param(65536, 4, 2_000_000_000, True, id="segmentation of a large image"),
+        pytest.param(320, 8, 4_000_000, True, id="boxes of eight bins"),
+        pytest.param(33600, 16, 4_000_000, False, id="boxes of sixteen bins"),
+        pytest.param(2364, 197, 4_000_000, False, id="attention"),
+    ],
+)
+def test_a_softmax_is_int8_where_its_rows_are_short_and_many(rows: int, depth: int, macs: int, pays: bool) -> None:
+    assert softmax_pays_in_int8(rows, depth, macs) == pays
+
+
+def headed(operator: str, source: tuple[int, ...], weights: tuple[int, ...], table: str) -> bytes:
+    """One operator to 8 x 8 x 4, and a softmax over its 64 rows."""
+    draft, result = Draft(), (1, 8, 8, 4) if len(source) == 4 else (64, 4)
+    draft.temporary("x", source)
+    draft.temporary("v", result)
+    inputs: tuple[str, ...] = ("x", draft.constant("w", np.zeros(weights, np.float32)))
+    inputs = ("", *reversed(inputs)) if operator == "TRANSPOSE_CONV" else inputs
+    draft.emit(operator, inputs, ("v",), options_of(table))
+    draft.emit("SOFTMAX", ("v",), (draft.temporary("s", result),), options_of("Softmax", beta=1.0))
+    return write(draft, {"x": "x"}, {"s": "s"})
+
+
+@pytest.mark.parametrize(
+    ("operator", "source", "few", "many", "table"),
+    [
+        ("CONV_2D", (1, 8, 8, 16), (4, 27, 27, 16), (4, 29, 29, 16), "Conv2D"),
+        ("DEPTHWISE_CONV_2D", (1, 8, 8, 4), (1, 109, 109, 4), (1, 113, 113, 4), "DepthwiseConv2D"),
+        ("TRANSPOSE_CONV", (1, 8, 8, 16), (4, 27, 27, 16), (4, 29, 29, 16), "TransposeConv"),
+        ("FULLY_CONNECTED", (64, 12000), (4, 12000), (4, 12500), "FullyConnected"),
+        ("BATCH_MATMUL", (64, 12000), (12000, 4), (12500, 4), "BatchMatMul"),
+    ],
+)
+def test_the_multiply_adds_of_the_model_decide_whether_a_softmax_is_worth_it(
+    operator: str, source: tuple[int, ...], few: tuple[int, ...], many: tuple[int, ...], table: str
+) -> None:
+    assert softmaxes_for_int8(headed(operator, source, few, table)) == ["s"]
+    wider = (64, many[0]) if operator == "BATCH_MATMUL" else source
+    assert softmaxes_for_int8(headed(operator, wider, many, table)) == []
+
+
+def test_a_dense_head_is_int8_and_a_classifier_beside_it_float() -> None:
+    draft = Draft()
+    draft.temporary("x", SHAPE)
+    for name, shape in (("head(1)+", (1, 256, 4)), ("head(1)+2", (1, 1024))):
+        wanted = draft.constant(f"shape of {name}", np.array(shape, np.int32))
+        draft.emit("RESHAPE", ("x", wanted), (draft.temporary(f"r {name}", shape),), options_of("Reshape"))
+        draft.emit("SOFTMAX", (f"r {name}",), (draft.temporary(name, shape),), options_of("Softmax", beta=1.0))
+    content = write(draft, {"x": "x"}, {"dense": "head(1)+", "classes": "head(1)+2"})
+    made = quantize(content, samples())
+    assert types_of(made, "SOFTMAX") == [schema.TensorType.INT8, schema.TensorType.FLOAT32]
+    assert outside(made) == outside_xnnpack(made) == ["SOFTMAX"]
+    interpreter = Interpreter(model_content=made, num_threads=1)
+    found = interpreter.get_signature_runner()(**samples()[0])["dense"]
+    powers = np.exp(samples()[0]["x"].reshape(1, 256, 4))
+    np.testing.assert_allclose(found, powers / powers.sum(-1, keepdims=True), atol=2 / 256)
 
 
 def test_a_file_of_one_operator_can_be_made_in_both_types() -> None:

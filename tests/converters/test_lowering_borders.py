@@ -10,7 +10,8 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
 
-from conformance_graphs.judge import Graph, Verdict, inputs_of, judge, reference_session, run
+from conformance.verdicts import Verdict
+from conformance_graphs.judge import Graph, inputs_of, judge, reference_session, run
 from conformance_graphs.networks import NETWORKS
 from converters.onnx_models import build, operators, weights
 from edgefleet.errors import UnsupportedError

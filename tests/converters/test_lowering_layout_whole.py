@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from conformance_graphs.judge import Graph, Verdict, judge
+from conformance.verdicts import Verdict
+from conformance_graphs.judge import Graph, judge
 from conformance_graphs.networks import NETWORKS
 from conformance_graphs.random_graphs import random_graph
 from conformance_graphs.real import real_graphs

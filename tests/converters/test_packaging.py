@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from converters.packaged import Packaged
 from edgefleet.errors import GateError
@@ -16,8 +19,10 @@ from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.packaging import package
 from edgefleet_converters.progress import Stage
 from edgefleet_converters.score.infer import InferJob, infer
+from edgefleet_converters.tflite.runtime_versions import min_runtime_version
 from edgefleet_demo import digits
 from edgefleet_device_profiles import catalogue
+from edgefleet_device_profiles.profile import Precision, Runtime
 
 VARIANTS = ("litert-int8", "onnxruntime-int8", "openvino-int8")
 
@@ -66,10 +71,31 @@ def test_inputs_and_outputs_stay_float32_under_the_source_names(packaged: Packag
     assert [(tensor.name, tensor.shape) for tensor in spec.outputs] == [("logits", (1, 10))]
     assert spec.inputs[0].permutation == ((0, 2, 3, 1) if name.startswith("litert") else None)
     assert spec.architectures == ("amd64", "arm64")
-    assert spec.runtime_version.startswith(">=")
     # int8 weights: the fp32 model is four times as large.
     model = sum(layer.size for layer in manifest.layers if layer.media_type == Layer.MODEL)
     assert model < 0.4 * digits.model_path().stat().st_size
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-int8", "openvino-int8"])
+def test_the_range_of_runtimes_starts_at_the_release_that_was_scored(packaged: Packaged, name: str) -> None:
+    spec = variant(packaged, name)[2]
+    assert spec.score is not None
+    assert spec.runtime_version == f">={'.'.join(spec.score.runtime_version.split('.')[:2])}"
+
+
+def test_a_litert_variants_range_is_that_of_its_files_operator_versions(packaged: Packaged, tmp_path: Path) -> None:
+    """A static int8 file runs on the last tflite-runtime, a dynamic one would be computed wrongly there."""
+    board = catalogue.load("raspberry-pi-5")
+    (runtime,) = (runtime for runtime in board.runtimes if runtime.name is Runtime.LITERT)
+    dynamic = runtime.model_copy(update={"precisions": (Precision.INT8_DYNAMIC,)})
+    profiles = (board.model_copy(update={"runtimes": (dynamic,)}),)
+    result = package(packaged.again(profiles=profiles, folder=tmp_path / "dynamic"))
+    runs = replace(packaged, result=result)
+    for run, name, range_ in ((packaged, "litert-int8", ">=0.1.14"), (runs, "litert-int8-dynamic", ">=0.2.17")):
+        file = unpack(run, name, tmp_path).files[0].read_bytes()
+        assert variant(run, name)[2].runtime_version == range_
+        assert min_runtime_version(file) == f"{range_.removeprefix('>=0.')}.0"
+    assert Version("0.2.14.0") not in SpecifierSet(">=0.2.17")
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import quantizer, recipe
+from packaging.specifiers import SpecifierSet
 
 from conformance.delegation_probe import CASES, file_of, outside, quantised
 from edgefleet_converters.tflite.file import Draft, Quantization, options_of
-from edgefleet_converters.tflite.runtime_versions import min_runtime_version, newest
+from edgefleet_converters.tflite.runtime_versions import litert_range, min_runtime_version, newest
 from edgefleet_converters.tflite.writer import reversioned, write
 
 CODES: Mapping[str, int] = {name: code for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
@@ -148,6 +150,44 @@ def test_what_no_table_names_is_newer_than_the_table() -> None:
     assert (oldest, newest([])) == ("1.5.0", "1.5.0")
     assert newer == "2.21.0"
     assert newest([(CODES["ADD"], 2), (CODES["TRANSPOSE"], 7)]) == "2.14.4"
+
+
+def coded(*operators: tuple[str, int]) -> bytes:
+    """A file with these (builtin, version) pairs, and no operator that uses them."""
+    model = schema.ModelT()
+    model.operatorCodes = [schema.OperatorCodeT() for _ in operators]
+    for code, (name, version) in zip(model.operatorCodes, operators, strict=True):
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = CODES[name], min(CODES[name], 127), version
+    builder = flatbuffers.Builder(256)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    ("operators", "wanted"),
+    [
+        ([], ">=0.1.5"),
+        ([("CUSTOM", 1)], ">=0.1.5"),
+        ([("CONV_2D", 1), ("ADD", 4), ("HARD_SWISH", 1)], ">=0.2.6"),
+        ([("FULLY_CONNECTED", 9), ("CONV_2D", 7)], ">=0.2.11"),
+        ([("DEQUANTIZE", 6), ("CAST", 1)], ">=0.2.18"),
+        ([("CAST", 7), ("FULLY_CONNECTED", 13)], ">=1.1"),
+        ([("TRANSPOSE", 7), ("CAST", 7)], ">=1.2"),
+        ([("DYNAMIC_UPDATE_SLICE", 4), ("TRANSPOSE", 7)], ">=1.3"),
+        ([("CONV_2D", 99), ("DYNAMIC_UPDATE_SLICE", 4)], ">=2.10"),
+        ([("STABLEHLO_ADD", 1)], ">=2.10"),
+    ],
+)
+def test_the_range_of_runtimes_follows_the_operator_versions(operators: list[tuple[str, int]], wanted: str) -> None:
+    assert litert_range(coded(*operators), "2.10") == wanted
+
+
+def test_a_dynamic_int8_file_asks_for_more_than_the_last_tflite_runtime() -> None:
+    asked = SpecifierSet(litert_range(reversioned(dynamic(file_of("FULLY_CONNECTED"))), "2.3"))
+    plain = SpecifierSet(litert_range(reversioned(file_of("FULLY_CONNECTED")), "2.3"))
+    installed = ("0.2.14.0", "0.2.17.0", "1.0.1", "2.3.0")
+    assert list(asked.filter(installed)) == ["0.2.17.0", "1.0.1", "2.3.0"]
+    assert list(plain.filter(installed)) == list(installed)
 
 
 @pytest.fixture(name="old_runtime", scope="session")

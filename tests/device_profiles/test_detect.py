@@ -136,8 +136,14 @@ def test_runtimes_come_from_package_metadata(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     # TensorFlow's count: as "2.14.0" it would pass for newer than LiteRT 2.3.
-    assert installed_runtimes() == {Runtime.LITERT: "0+tflite.2.14.0", Runtime.ONNXRUNTIME: "1.22.0"}
-    assert Version(installed_runtimes()[Runtime.LITERT]) not in SpecifierSet(">=2.1")
+    assert installed_runtimes() == {Runtime.LITERT: "0.2.14.0", Runtime.ONNXRUNTIME: "1.22.0"}
+    old = Version(installed_runtimes()[Runtime.LITERT])
+    assert [old in SpecifierSet(text) for text in (">=0.2.3", ">=0.2.14", ">=0.2.17", ">=2.1")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     installed["ai-edge-litert"] = "2.3.0"
     assert installed_runtimes()[Runtime.LITERT] == "2.3.0"
     installed.clear()

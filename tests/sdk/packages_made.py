@@ -25,7 +25,7 @@ def spec(name: str = "small", runtime: Runtime = Runtime.ONNXRUNTIME, *architect
         model_file=f"{name}.bin",
         inputs=(TENSOR,),
         outputs=(TENSOR.model_copy(update={"name": "y"}),),
-        golden=Golden(samples=1, tolerance=0.1),
+        golden=Golden(samples=1, tolerances={"y": 0.1}),
         architectures=architectures or ("amd64",),
     )
 

@@ -104,6 +104,17 @@ def test_the_profiles_own_range_counts_too() -> None:
     assert "<2" in said
 
 
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [(">=0.2.3", ["0.2.14.0", "1.0.1", "2.3.0"]), (">=0.2.17", ["1.0.1", "2.3.0"]), (">=1.1", ["2.3.0"])],
+)
+def test_a_tflite_runtime_stands_below_every_litert(wanted: str, fits: list[str]) -> None:
+    profile = PROFILE.model_copy(update={"runtimes": (allowed(LITERT, ">=0.2.5", Precision.INT8),)})
+    offered = [replace(GOOD, runtime_version=wanted)]
+    versions = ["0.2.4.0", "0.2.14.0", "1.0.1", "2.3.0"]
+    assert [v for v in versions if shortlist(profile, {LITERT: v}, offered)[0].rank == 0] == fits
+
+
 def test_a_prerelease_of_a_runtime_counts() -> None:
     assert only(GOOD, {LITERT: "2.4.0.dev20250101"})[0] == 0
 

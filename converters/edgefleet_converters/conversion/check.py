@@ -27,6 +27,8 @@ TOLERANCES: Mapping[Precision, float] = MappingProxyType({Precision.FP32: 1e-3, 
 """Largest difference that may be written, as a share of the reference's largest value; others are only reported."""
 # Differences below this are rounding, however small the reference.
 _ROUNDING = 1e-5
+# A share of fewer rows than these would refuse float16 for a single box in another's place.
+_FEWEST_ROWS = 40
 _HALF = 0.5
 
 
@@ -41,9 +43,15 @@ class CompareJob(BaseModel):
 
 
 class Difference(BaseModel):
-    """One output over all samples: largest |d|, the reference's largest |value|, and what no number can say."""
+    """One output over all samples: largest |d|, the reference's largest |value|, and what no number can say.
+
+    With `rows`, its data decide how many rows it has, such as the boxes that NonMaxSuppression selects. It is compared
+    as a set, because rounding may change the order: `largest` counts the rows in only one of the two, `reference` those
+    in ONNX Runtime.
+    """
 
     name: str
+    rows: bool = False
     largest: float = 0.0
     reference: float = 0.0
     golden: float | None = None
@@ -53,15 +61,19 @@ class Difference(BaseModel):
     """Whether the source gives the same for every sample, so that agreement proves little."""
 
     def exceeds(self, tolerance: float) -> bool:
-        """Whether this is more than rounding, at a tolerance relative to the reference's largest value."""
-        return bool(self.unequal) or self.largest > max(tolerance * self.reference, _ROUNDING)
+        """Whether this is more than rounding, at a tolerance relative to the reference's largest value, or its rows."""
+        whole = max(self.reference, _FEWEST_ROWS) if self.rows else self.reference
+        return bool(self.unequal) or self.largest > max(tolerance * whole, _ROUNDING)
 
     @property
     def text(self) -> str:
         """The difference in a few words."""
         own = "" if self.golden is None else f" ({self.golden:.3g} on the given samples)"
         weak = ", but the source gives the same for every sample" if self.constant else ""
-        return self.unequal or f"max |d| {self.largest:.3g} of {self.reference:.3g}{own}{weak}"
+        told = f"max |d| {self.largest:.3g} of {self.reference:.3g}"
+        if self.rows:
+            told = f"rows in any order: {self.largest:g} in only one of the two, {self.reference:g} in the source"
+        return self.unequal or f"{told}{own}{weak}"
 
 
 class Comparison(BaseModel):
@@ -78,7 +90,8 @@ class Comparison(BaseModel):
         if self.without_reference:
             return [f"not checked: {self.without_reference}"]
         return [
-            f"{item.name!r} differs by half of its largest value or more: measure the accuracy before you use this file"
+            f"{item.name!r} differs by half of its {'rows' if item.rows else 'largest value'} or more: "
+            "measure the accuracy before you use this file"
             for item in self.outputs
             if item.largest > _HALF * item.reference
         ]

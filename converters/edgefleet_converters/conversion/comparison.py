@@ -29,7 +29,9 @@ def run_job(text: str) -> Comparison:
     interpreter = Interpreter(model_path=str(job.file), num_threads=1)
     found = [_in_litert(interpreter, job, feed) for feed in feeds]
     differences = [
-        _difference(spec.name, [one[spec.name] for one in found], [one[spec.name] for one in expected])
+        (of_rows if spec.bounded else of_values)(
+            spec.name, [one[spec.name] for one in found], [one[spec.name] for one in expected]
+        )
         for spec in job.outputs
     ]
     return Comparison(samples=len(feeds), outputs=tuple(differences), outside=_outside(interpreter))
@@ -69,7 +71,7 @@ def _dequantized(array: Array, details: Mapping[str, Any]) -> Array:
     return np.asarray((array.astype(np.float64) - zero_point) * scale, np.float32)
 
 
-def _difference(name: str, found: list[Array], expected: list[Array]) -> Difference:
+def of_values(name: str, found: list[Array], expected: list[Array]) -> Difference:
     """Largest difference of one output over all samples; values that are not finite must be the same ones."""
     shapes = (list(found[0].shape), list(expected[0].shape))
     if shapes[0] != shapes[1]:
@@ -90,6 +92,24 @@ def _difference(name: str, found: list[Array], expected: list[Array]) -> Differe
         golden=float(own.max(initial=0)) if len(own) else None,
         unequal=f"{strange} of {ours.size} values are NaN or infinite in only one of the two" if strange else "",
     )
+
+
+def of_rows(name: str, found: list[Array], expected: list[Array]) -> Difference:
+    """Rows of one output in only one of the two, over all samples; in any order, which rounding may change."""
+    ours, theirs = [_rows(array) for array in found], [_rows(array) for array in expected]
+    apart = [len(mine ^ other) for mine, other in zip(ours, theirs, strict=True)]
+    return Difference(
+        name=name,
+        rows=True,
+        largest=sum(apart),
+        reference=sum(map(len, theirs)),
+        constant=len(theirs) > 1 and all(rows == theirs[0] for rows in theirs),
+        golden=sum(apart[RANDOM_SAMPLES:]) if apart[RANDOM_SAMPLES:] else None,
+    )
+
+
+def _rows(array: Array) -> set[tuple[object, ...]]:
+    return {tuple(row) for row in array.tolist()}
 
 
 def _outside(interpreter: Interpreter) -> dict[str, int]:

@@ -25,7 +25,10 @@ _FIRST_LONG_CODE = 127
 
 @dataclass(frozen=True, slots=True)
 class Border:
-    """One input or output as the file has it, and the permutation that leads there from the source's layout."""
+    """One input or output as the file has it, and the permutation that leads there from the source's layout.
+
+    `bounded`: the data decide the length of its first axis, and `shape` has the largest that it can be.
+    """
 
     name: str
     dtype: str
@@ -33,6 +36,7 @@ class Border:
     permutation: tuple[int, ...] | None
     scale: float | None
     zero_point: int | None
+    bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +106,5 @@ def _border(tensor: Any, source: LoweredTensor) -> Border:
         permutation=source.permutation,
         scale=quantization.Scale(0) if quantized else None,
         zero_point=quantization.ZeroPoint(0) if quantized else None,
+        bounded=source.bounded,
     )

@@ -8,24 +8,42 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefleet.errors import InputError
-from edgefleet_converters.tflite import LoweredTensor
 
 FEWEST = 32
 """Below this the ranges that int8 is built on are guesses; a warning, not an error."""
 
 Array = NDArray[np.generic]
+
+
+class InputLike(Protocol):
+    """An input that samples are for: its name, numpy dtype and shape in the source's layout."""
+
+    @property
+    def name(self) -> str:
+        """Name in the model."""
+
+    @property
+    def dtype(self) -> str:
+        """Element type, by numpy's name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Static shape, batch axis included."""
+
+
 Samples = Mapping[str, Array]
 """Input name → [N, *input shape], the same N for all inputs."""
 
 
-def load_samples(path: Path, inputs: Sequence[LoweredTensor]) -> Samples:
+def load_samples(path: Path, inputs: Sequence[InputLike], doing: str = "") -> Samples:
     """All samples of a file or folder; raises InputError for data that are not the model's inputs."""
-    doing = f"reading the calibration data {path}"
+    doing = doing or f"reading the calibration data {path}"
     files = [path]
     if path.is_dir():
         files = sorted(item for item in path.iterdir() if item.suffix in (".npy", ".npz"))
@@ -48,7 +66,7 @@ def count(samples: Samples) -> int:
     return len(next(iter(samples.values()), ()))
 
 
-def _read(path: Path, inputs: Sequence[LoweredTensor], doing: str) -> dict[str, Array]:
+def _read(path: Path, inputs: Sequence[InputLike], doing: str) -> dict[str, Array]:
     """The samples of one file."""
     arrays = _arrays(path, doing)
     if len(inputs) == 1 and inputs[0].name not in arrays and "x" in arrays:
@@ -80,7 +98,7 @@ def _arrays(path: Path, doing: str) -> dict[str, Array]:
         raise InputError(doing, f"not a readable .npz or .npy file ({error})", remedy) from error
 
 
-def _stacked(array: Array, spec: LoweredTensor, doing: str) -> Array:
+def _stacked(array: Array, spec: InputLike, doing: str) -> Array:
     """[N, *input shape] from a stack with or without the batch axis of 1, or from one sample."""
     shape = spec.shape
     single = shape[:1] == (1,)

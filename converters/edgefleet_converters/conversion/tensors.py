@@ -18,12 +18,16 @@ Array = NDArray[np.generic]
 
 
 class TensorLayout(BaseModel):
-    """One input or output: source name, dtype and shape, and the permutation to the file's layout."""
+    """One input or output: source name, dtype and shape, and the permutation to the file's layout.
+
+    `bounded`: it has as many rows as its data ask for, `shape[0]` at most.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     permutation: tuple[int, ...] | None
+    bounded: bool = False
 
     def stored(self, array: Array) -> Array:
         """An array of the source's layout, as the file has it."""
@@ -37,7 +41,9 @@ class TensorLayout(BaseModel):
 def layouts(tensors: Sequence[LoweredTensor]) -> tuple[TensorLayout, ...]:
     """The same descriptions, ready to cross."""
     return tuple(
-        TensorLayout(name=item.name, dtype=item.dtype, shape=item.shape, permutation=item.permutation)
+        TensorLayout(
+            name=item.name, dtype=item.dtype, shape=item.shape, permutation=item.permutation, bounded=item.bounded
+        )
         for item in tensors
     )
 

@@ -1,85 +1,77 @@
 """ONNX intake: reads and checks a file, so that every later stage may rely on its names, shapes and dtypes.
 
-Does not repair: a model with dynamic shapes or several inputs is refused with what to do about it.
+Does not change what the model computes: opset and format are raised to what all toolchains understand, no more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import checker, shape_inference
+from onnx import helper, shape_inference, version_converter
 
-from edgefleet.errors import InputError, UnsupportedError
+from edgefleet.errors import UnsupportedError
 from edgefleet.package.manifest import TensorSpec
+from edgefleet_converters.artefact import Artefact, Form
+from edgefleet_converters.conversion.parting import joined
+from edgefleet_converters.conversion.shapes import Shapes, fix_shapes
+from edgefleet_converters.conversion.source import read_model
+from edgefleet_converters.intake.source import Source, SourceKind
 
-# quantize_static writes per-channel QuantizeLinear, which exists since this opset.
-OLDEST_OPSET = 13
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A float32 classifier: one input [1, …], one output [1, classes], all shapes static."""
-
-    model: onnx.ModelProto
-    input: TensorSpec
-    output: TensorSpec
-
-    @property
-    def classes(self) -> int:
-        """How many classes the output tells apart."""
-        return self.output.shape[1]
+# quantize_static writes per-channel QuantizeLinear, which exists since opset 13; 17 has LayerNormalization.
+OLDEST_OPSET, TARGET_OPSET = 13, 17
+# ONNX Runtime's tools miss initializers that are no graph inputs in older files.
+OLDEST_IR = 8
+_DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
-def read_onnx(path: Path) -> Source:
-    """Read and check an ONNX file; raises InputError or UnsupportedError, each in one line."""
+def read_onnx(path: Path, work: Path, *, shapes: Shapes, dims: Mapping[str, int]) -> Source:
+    """Read and check an ONNX file, and write its normal form to `work`; raises InputError or UnsupportedError."""
     doing = f"reading the model {path}"
-    model = _load(path, doing)
+    source = read_model(path)
+    notes = fix_shapes(source.model, shapes, dims)
+    model = _raised(joined(source), doing)
+    typed = shape_inference.infer_shapes(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_spec(info, "input", doing) for info in typed.graph.input if info.name not in constants)
+    outputs = tuple(_spec(info, "output", doing) for info in typed.graph.output)
+    file = work / "source.onnx"
+    onnx.save(model, file)
+    return Source(
+        kind=SourceKind.ONNX,
+        origin=str(path),
+        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        forms={Form.ONNX: Artefact(files=(file,), inputs=inputs, outputs=outputs)},
+        inputs=inputs,
+        outputs=outputs,
+        notes=tuple(notes),
+    )
+
+
+def _raised(model: onnx.ModelProto, doing: str) -> onnx.ModelProto:
+    """The model in an opset and format that every toolchain takes."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
-        raise UnsupportedError(doing, f"its opset is {opset}", f"export it with opset {OLDEST_OPSET} or newer")
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [info for info in model.graph.input if info.name not in initializers]
-    source = Source(model, _only(inputs, "input", doing), _only(list(model.graph.output), "output", doing))
-    if len(source.output.shape) != 2:
-        raise UnsupportedError(
-            doing,
-            f"output {source.output.name!r} has the shape {list(source.output.shape)}",
-            "give a classifier whose output is [1, classes]; other tasks have no metric yet",
-        )
-    return source
+        try:
+            model = version_converter.convert_version(model, TARGET_OPSET)
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
+            found = f"its opset is {opset} and onnx cannot raise it ({first})"
+            raise UnsupportedError(doing, found, f"export it with opset {OLDEST_OPSET} or newer") from error
+    model.ir_version = max(model.ir_version, OLDEST_IR)
+    return model
 
 
-def _load(path: Path, doing: str) -> onnx.ModelProto:
-    try:
-        model = onnx.load(path)
-        checker.check_model(model)
-        return shape_inference.infer_shapes(model)
-    except OSError as error:
-        raise InputError(doing, f"{error.strerror or error}", "check the path") from error
-    except (DecodeError, checker.ValidationError, shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(doing, f"not a valid ONNX file ({first})", "export the model again as .onnx") from error
-
-
-def _only(found: list[onnx.ValueInfoProto], role: str, doing: str) -> TensorSpec:
-    """Spec of the one input or output that the model must have."""
-    if len(found) != 1:
-        names = ", ".join(info.name for info in found)
-        raise UnsupportedError(doing, f"{len(found)} {role}s ({names})", f"give a model with exactly one {role}")
-    info = found[0]
+def _spec(info: onnx.ValueInfoProto, role: str, doing: str) -> TensorSpec:
+    """Name, dtype and static shape of one input or output."""
     tensor = info.type.tensor_type
-    if tensor.elem_type != onnx.TensorProto.FLOAT:
-        dtype = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        raise UnsupportedError(doing, f"{role} {info.name!r} is {dtype}", f"export it with a float32 {role}")
-    axes = [axis.dim_value or axis.dim_param or "?" for axis in tensor.shape.dim]
-    if not axes or not all(isinstance(axis, int) for axis in axes) or axes[0] != 1:
-        shown = ", ".join(map(str, axes))
-        raise UnsupportedError(
-            doing,
-            f"{role} {info.name!r} has the shape [{shown}]",
-            "export it with static shapes and a batch of 1",
-        )
-    return TensorSpec(name=info.name, dtype="float32", shape=tuple(int(axis) for axis in axes))
+    shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?" for axis in tensor.shape.dim]
+    if not all(isinstance(axis, int) for axis in shape):
+        found = f"{role} {info.name!r} has the shape [{', '.join(map(str, shape))}]"
+        raise UnsupportedError(doing, found, "export it with static shapes, or give --shape or --dim")
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "?"
+    if dtype not in (*_DTYPES, "bool"):
+        raise UnsupportedError(doing, f"{role} {info.name!r} is {dtype}", "export it with numbers of a usual type")
+    return TensorSpec.model_validate({"name": info.name, "dtype": dtype, "shape": shape})

@@ -1,11 +1,12 @@
 """Runs a model file over a data set in its own runtime, in a child process, and hands back its outputs.
 
-Does not compare: `metrics` does. Latency is not measured here: the host's says nothing about the devices.
+Does not compare: `metrics` does. Latency is not measured here: other children run at the same time.
 """
 
 from __future__ import annotations
 
 import importlib
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,10 +18,10 @@ from pydantic import BaseModel
 
 from edgefleet_converters import child
 from edgefleet_converters.artefact import Artefact
-from edgefleet_converters.score.metrics import Measured
+from edgefleet_converters.score.metrics import Arrays, Measured
 from edgefleet_device_profiles.profile import Runtime
 
-TIMEOUT_S = 300.0
+TIMEOUT_S = 900.0
 
 RUNNERS: Mapping[Runtime, str] = MappingProxyType(
     {
@@ -32,46 +33,87 @@ RUNNERS: Mapping[Runtime, str] = MappingProxyType(
 
 
 class Runner(Protocol):
-    """A loaded model file with one input and one output, as the file has them (not as the source has)."""
+    """A loaded model file: takes and gives arrays as the file has them (not as the source has)."""
 
     version: str
 
-    def infer(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run one sample."""
+    def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
+        """Run one sample: every input by name to every output by name."""
 
 
 class InferJob(BaseModel):
-    """One file to run over samples (.npy, float32 [N, 1, *sample shape]); outputs go to another .npy."""
+    """One file to run over samples (.npz, by input name, [N, *input shape]); outputs go to another .npz."""
 
     runtime: Runtime
     artefact: Artefact
     samples: Path
     repeats: int
+    """How many of the first samples are run `passes - 1` times more."""
+    passes: int = 3
     outputs: Path
 
 
 class _Answer(BaseModel):
     runtime_version: str
+    peak_rss_bytes: int
 
 
 def infer(job: InferJob) -> Measured:
     """Run a job in a child process; raises ChildFailedError when the runtime refuses, crashes or hangs."""
     answer = child.call("edgefleet_converters.score.infer:run_file", job, _Answer, timeout_s=TIMEOUT_S)
-    outputs: NDArray[np.float32] = np.load(job.outputs)
-    count = len(outputs) - job.repeats
-    return Measured(outputs[:count], outputs[count:], answer.runtime_version)
+    with np.load(job.outputs, allow_pickle=False) as stored:
+        arrays = dict(stored)
+    names = [spec.name for spec in job.artefact.outputs]
+    return Measured(
+        outputs={name: arrays[f"once:{name}"] for name in names},
+        repeated={name: arrays[f"again:{name}"] for name in names},
+        runtime_version=answer.runtime_version,
+        peak_rss_bytes=answer.peak_rss_bytes,
+    )
 
 
 def run_file(text: str) -> _Answer:
-    """The child's side: every sample once, then the first `repeats` of them again."""
+    """The child's side: every sample once, then the first `repeats` of them in each further pass."""
     job = InferJob.model_validate_json(text)
-    runner: Runner = importlib.import_module(RUNNERS[job.runtime]).open_model(job.artefact)
-    samples: NDArray[np.float32] = np.load(job.samples)
-    entry, exit_ = job.artefact.inputs[0].permutation, job.artefact.outputs[0].permutation
-    outputs = []
-    for sample in (*samples, *samples[: job.repeats]):
-        stored = sample if entry is None else np.ascontiguousarray(sample.transpose(entry))
-        found = runner.infer(stored)
-        outputs.append(found if exit_ is None else found.transpose(np.argsort(exit_)))
-    np.save(job.outputs, np.concatenate(outputs).astype(np.float32))
-    return _Answer(runtime_version=runner.version)
+    runner = open_runner(job.runtime, job.artefact)
+    with np.load(job.samples, allow_pickle=False) as stored:
+        samples = dict(stored)
+    count = len(next(iter(samples.values())))
+    once = [infer_sample(runner, job.artefact, samples, place) for place in range(count)]
+    again = [
+        [infer_sample(runner, job.artefact, samples, place) for place in range(min(job.repeats, count))]
+        for _ in range(job.passes - 1)
+    ]
+    arrays = {}
+    for spec in job.artefact.outputs:
+        arrays[f"once:{spec.name}"] = np.stack([found[spec.name] for found in once])
+        arrays[f"again:{spec.name}"] = np.stack([[found[spec.name] for found in run] for run in again])
+    np.savez(job.outputs, allow_pickle=False, **arrays)
+    # ru_maxrss is in KiB on Linux, getrusage(2).
+    return _Answer(
+        runtime_version=runner.version,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def open_runner(runtime: Runtime, artefact: Artefact) -> Runner:
+    """Load a file in its runtime, in this process."""
+    runner: Runner = importlib.import_module(RUNNERS[runtime]).open_model(artefact)
+    return runner
+
+
+def infer_sample(runner: Runner, artefact: Artefact, samples: Arrays, place: int) -> Arrays:
+    """One sample in the source's layout through a file in its own, and back."""
+    prepared = {
+        spec.name: samples[spec.name][place]
+        if spec.permutation is None
+        else np.ascontiguousarray(samples[spec.name][place].transpose(spec.permutation))
+        for spec in artefact.inputs
+    }
+    found = runner.infer(prepared)
+    return {
+        spec.name: np.array(found[spec.name])
+        if spec.permutation is None
+        else np.array(found[spec.name].transpose(np.argsort(spec.permutation)))
+        for spec in artefact.outputs
+    }

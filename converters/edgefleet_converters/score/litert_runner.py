@@ -5,6 +5,7 @@ Imports the runtime at the top, so only child processes import this module.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import numpy as np
@@ -20,13 +21,12 @@ class LitertRunner:
     version = version("ai-edge-litert")
 
     def __init__(self, artefact: Artefact) -> None:
-        self._input, self._output = artefact.inputs[0].name, artefact.outputs[0].name
         self._interpreter = Interpreter(model_path=str(artefact.files[0]), num_threads=1)
         self._run = self._interpreter.get_signature_runner()
 
-    def infer(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
         """Run one sample in the file's layout."""
-        found: NDArray[np.float32] = self._run(**{self._input: sample})[self._output]
+        found: Mapping[str, NDArray[np.generic]] = self._run(**inputs)
         return found
 
 

@@ -5,6 +5,8 @@ Imports the runtime at the top, so only child processes import this module.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -18,15 +20,14 @@ class OnnxRuntimeRunner:
     version = str(onnxruntime.__version__)
 
     def __init__(self, artefact: Artefact) -> None:
-        self._input, self._output = artefact.inputs[0].name, artefact.outputs[0].name
+        self._outputs = [spec.name for spec in artefact.outputs]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(artefact.files[0], options, providers=["CPUExecutionProvider"])
 
-    def infer(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
         """Run one sample."""
-        found: NDArray[np.float32] = self._session.run([self._output], {self._input: sample})[0]
-        return found
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
 
 def open_model(artefact: Artefact) -> OnnxRuntimeRunner:

@@ -5,6 +5,8 @@ Imports the runtime at the top, so only child processes import this module.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import openvino
 from numpy.typing import NDArray
@@ -21,13 +23,13 @@ class OpenvinoRunner:
     version = openvino.__version__.partition("-")[0]
 
     def __init__(self, artefact: Artefact) -> None:
-        self._input, self._output = artefact.inputs[0].name, artefact.outputs[0].name
+        self._outputs = [spec.name for spec in artefact.outputs]
         self._model = openvino.Core().compile_model(artefact.files[0], "CPU", _SETTINGS)
 
-    def infer(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
         """Run one sample."""
-        found = self._model({self._input: sample})
-        return np.array(found[self._output], np.float32)
+        found = self._model(dict(inputs))
+        return {name: np.array(found[name]) for name in self._outputs}
 
 
 def open_model(artefact: Artefact) -> OpenvinoRunner:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from edgefleet.errors import UnsupportedError
 from edgefleet.package.manifest import TensorSpec
 from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.step import Context
 from edgefleet_converters.tflite import LoweredTensor, lower
 
 
-def run(artefact: Artefact, _calibration: NDArray[np.float32], folder: Path) -> Artefact:
+def run(artefact: Artefact, context: Context) -> Artefact:
     """ONNX in, float .tflite out; raises UnsupportedError naming what has no TFLite form."""
-    return lower_artefact(artefact, folder)
+    return lower_artefact(artefact, context.folder)
 
 
 def lower_artefact(artefact: Artefact, folder: Path, *, int8: bool = False) -> Artefact:
@@ -35,10 +33,6 @@ def lower_artefact(artefact: Artefact, folder: Path, *, int8: bool = False) -> A
 
 
 def _spec(tensor: LoweredTensor) -> TensorSpec:
-    if tensor.dtype != "float32":
-        raise UnsupportedError(
-            "packaging the .tflite file",
-            f"{tensor.name!r} is {tensor.dtype}",
-            "give the model float32 inputs and outputs: a package holds no others yet",
-        )
-    return TensorSpec(name=tensor.name, dtype="float32", shape=tensor.shape, permutation=tensor.permutation)
+    return TensorSpec.model_validate(
+        {"name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape, "permutation": tensor.permutation}
+    )

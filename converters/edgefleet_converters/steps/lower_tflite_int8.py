@@ -5,15 +5,11 @@ Does not quantise.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-
 from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.step import Context
 from edgefleet_converters.steps.lower_tflite import lower_artefact
 
 
-def run(artefact: Artefact, _calibration: NDArray[np.float32], folder: Path) -> Artefact:
+def run(artefact: Artefact, context: Context) -> Artefact:
     """ONNX in, float .tflite out; raises UnsupportedError naming what has no TFLite form."""
-    return lower_artefact(artefact, folder, int8=True)
+    return lower_artefact(artefact, context.folder, int8=True)

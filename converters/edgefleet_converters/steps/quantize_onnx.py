@@ -6,7 +6,6 @@ Signed activations would be slower than float32 on x86, and are not used.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,26 +18,27 @@ from onnxruntime.quantization import (
 )
 
 from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.step import Context, in_file_layout
 
 
 class _Samples(CalibrationDataReader):  # type: ignore[misc] # onnxruntime ships no types
-    """Hands calibration samples [1, *sample shape] to the quantiser one by one."""
+    """Hands calibration feeds to the quantiser one by one."""
 
-    def __init__(self, name: str, samples: NDArray[np.float32]) -> None:
-        self._feeds: Iterator[dict[str, NDArray[np.float32]]] = ({name: sample} for sample in samples)
+    def __init__(self, feeds: list[dict[str, NDArray[np.generic]]]) -> None:
+        self._feeds: Iterator[dict[str, NDArray[np.generic]]] = iter(feeds)
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
         """The next feed, or None at the end."""
         return next(self._feeds, None)
 
 
-def run(artefact: Artefact, calibration: NDArray[np.float32], folder: Path) -> Artefact:
+def run(artefact: Artefact, context: Context) -> Artefact:
     """Float ONNX in, QDQ ONNX out, with the same float32 inputs and outputs."""
-    path = folder / "model.onnx"
+    path = context.folder / "model.onnx"
     quantize_static(
         artefact.files[0],
         path,
-        _Samples(artefact.inputs[0].name, calibration),
+        _Samples(in_file_layout(artefact, context.samples)),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         weight_type=QuantType.QInt8,

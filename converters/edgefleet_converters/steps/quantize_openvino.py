@@ -6,31 +6,30 @@ Weights keep all 8 bits: halving them (NNCF's default on CPUs without VNNI) cost
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import nncf
-import numpy as np
 import openvino
 from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-from numpy.typing import NDArray
 
 from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.step import Context, in_file_layout
 
 
-def run(artefact: Artefact, calibration: NDArray[np.float32], folder: Path) -> Artefact:
+def run(artefact: Artefact, context: Context) -> Artefact:
     """Float IR in, int8 IR out, with the same float32 inputs and outputs."""
+    feeds = in_file_layout(artefact, context.samples)
     quantized = nncf.quantize(
         openvino.Core().read_model(artefact.files[0]),
-        nncf.Dataset(list(calibration)),
-        subset_size=len(calibration),
+        nncf.Dataset(feeds),
+        subset_size=len(feeds),
         advanced_parameters=AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             overflow_fix=OverflowFix.DISABLE,
         ),
     )
     _name_by_position(quantized)
-    path = folder / "model.xml"
+    path = context.folder / "model.xml"
     openvino.save_model(quantized, path, compress_to_fp16=False)
     return artefact.model_copy(update={"files": (path, path.with_suffix(".bin"))})
 

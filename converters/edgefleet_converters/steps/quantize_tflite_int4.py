@@ -5,16 +5,12 @@ Does not look at the calibration samples, and leaves inputs and outputs as they 
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-
 from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.step import Context
 from edgefleet_converters.steps.tflite_precisions import quantize_artefact
 from edgefleet_device_profiles.profile import Precision
 
 
-def run(artefact: Artefact, _calibration: NDArray[np.float32], folder: Path) -> Artefact:
+def run(artefact: Artefact, context: Context) -> Artefact:
     """Float .tflite in, a smaller one with the same inputs and outputs out."""
-    return quantize_artefact(artefact, Precision.INT4_WEIGHTS, folder)
+    return quantize_artefact(artefact, Precision.INT4_WEIGHTS, context.folder)

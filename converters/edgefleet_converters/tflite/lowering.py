@@ -23,18 +23,23 @@ from edgefleet_converters.tflite.operators.control import UNSETTLED
 from edgefleet_converters.tflite.operators.detection import bound_selections
 from edgefleet_converters.tflite.passes.activations import fuse_activations
 from edgefleet_converters.tflite.passes.attention_forms import fold_attention_scale, keep_rows_last
+from edgefleet_converters.tflite.passes.attention_masks import move_guards, sum_masks
 from edgefleet_converters.tflite.passes.clipping import name_clipping
 from edgefleet_converters.tflite.passes.duplicates import drop_duplicates
+from edgefleet_converters.tflite.passes.expansions import sink_expansions
 from edgefleet_converters.tflite.passes.gains import part_gains
 from edgefleet_converters.tflite.passes.hardswish import name_hard_swish
 from edgefleet_converters.tflite.passes.int8_forms import int8_forms
 from edgefleet_converters.tflite.passes.layout import assign_layouts
 from edgefleet_converters.tflite.passes.layout_table import MARK, channels_last
 from edgefleet_converters.tflite.passes.liveness import needed
+from edgefleet_converters.tflite.passes.projections import part_projections
 from edgefleet_converters.tflite.passes.recognise import recognise
 from edgefleet_converters.tflite.passes.reshapes import merge_reshapes
 from edgefleet_converters.tflite.passes.scaling import fold_scaling
+from edgefleet_converters.tflite.passes.shared_heads import share_heads
 from edgefleet_converters.tflite.passes.transposed_operands import absorb_transposes
+from edgefleet_converters.tflite.passes.value_products import turn_values
 from edgefleet_converters.tflite.runtime_versions import min_runtime_version
 from edgefleet_converters.tflite.writer import write
 
@@ -45,6 +50,12 @@ CANONICAL: tuple[Callable[[Graph], Graph], ...] = (
     name_hard_swish,
     recognise,
     part_gains,
+    fold_scaling,
+    part_projections,
+    share_heads,
+    sink_expansions,
+    sum_masks,
+    move_guards,
     fold_attention_scale,
     fold_scaling,
     fuse_activations,
@@ -153,7 +164,7 @@ def _passed(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
 def _arranged(graph: Graph, asked: Mapping[str, bool], *, keep: bool) -> Graph:
     for step in CANONICAL:
         graph = step(graph)
-    return keep_rows_last(absorb_transposes(merge_reshapes(assign_layouts(graph, asked, keep=keep))))
+    return keep_rows_last(turn_values(absorb_transposes(merge_reshapes(assign_layouts(graph, asked, keep=keep)))))
 
 
 def _refused(graph: Graph) -> dict[str, str]:

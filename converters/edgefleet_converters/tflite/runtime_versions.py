@@ -1,4 +1,4 @@
-"""The first TensorFlow Lite runtime that has every operator version of a file.
+"""The first TensorFlow Lite runtime, and the first LiteRT, that have every operator version of a file.
 
 Does not look at tensors: the versions must be right already (`versions.assign_versions`).
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ai_edge_litert import schema_py_generated as schema
+from packaging.version import Version
 
 METADATA_NAME = "min_runtime_version"
 METADATA_BYTES = 16
@@ -152,6 +153,17 @@ _RELEASES: Mapping[str, str] = MappingProxyType(
         "ZEROS_LIKE": "1.12",
     }
 )
+# What LiteRT 1.0 did not have yet, with the release that first has it. Found by loading every version of every operator
+# above into the ai-edge-litert wheels 1.0.0 to 2.3.0, and into tflite-runtime 2.14.0, which agrees with the table. Of
+# TRANSPOSE 7 the table says 2.14.4: no such TensorFlow was released.
+_LITERT_RELEASES: Mapping[tuple[str, int], str] = MappingProxyType(
+    {
+        ("CAST", 7): "1.1",
+        ("DYNAMIC_UPDATE_SLICE", 3): "1.1",
+        ("DYNAMIC_UPDATE_SLICE", 4): "1.3",
+        ("TRANSPOSE", 7): "1.2",
+    }
+)
 _OLDEST = "1.5"
 # What the table does not name came after it was written.
 _AFTER_TABLE = "2.21"
@@ -161,25 +173,45 @@ _BUILTIN_NAMES = {code: name for name, code in vars(schema.BuiltinOperator).item
 def min_runtime_version(content: bytes) -> str:
     """The oldest release, as `major.minor.patch` in TensorFlow's numbering, that has all the file's operator versions.
 
-    Not that of the ai-edge-litert wheels, whose numbers began anew at 1.0 after TensorFlow's 2.17.
+    Not that of the ai-edge-litert wheels, whose numbers began anew: `litert_range` has those.
     """
-    model = schema.Model.GetRootAs(content)
-    codes = [model.OperatorCodes(position) for position in range(model.OperatorCodesLength())]
-    return newest([(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), code.Version()) for code in codes])
+    return newest(_operators(content))
 
 
 def newest(operators: list[tuple[int, int]]) -> str:
     """The release that first had all these (builtin, version) pairs; custom operators have none."""
-    releases = [_release(_BUILTIN_NAMES[code], version) for code, version in operators]
+    releases = [_release(_BUILTIN_NAMES[code], version) or _AFTER_TABLE for code, version in operators]
     parts = max((_parts(release) for release in releases), default=_parts(_OLDEST))
     return ".".join(str(part) for part in parts)
 
 
-def _release(builtin: str, version: int) -> str:
+def litert_range(content: bytes, proven: str) -> str:
+    """The runtimes that have all the file's operator versions, as a PEP 440 specifier of the runtime `litert`.
+
+    A TensorFlow release 2.17 stands as 0.2.17 there, below LiteRT 1.0, as `detect` reports tflite-runtime. `proven` is
+    the LiteRT that ran the file, as `major.minor`: all that is known of an operator that no table names.
+    """
+    needed = [_litert(_BUILTIN_NAMES[code], version) or proven for code, version in _operators(content)]
+    return f">={max(needed, key=Version, default=f'0.{_OLDEST}')}"
+
+
+def _operators(content: bytes) -> list[tuple[int, int]]:
+    model = schema.Model.GetRootAs(content)
+    codes = [model.OperatorCodes(position) for position in range(model.OperatorCodesLength())]
+    return [(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), code.Version()) for code in codes]
+
+
+def _litert(builtin: str, version: int) -> str | None:
+    release = _release(builtin, version)
+    return _LITERT_RELEASES.get((builtin, version)) or (release and f"0.{release}")
+
+
+def _release(builtin: str, version: int) -> str | None:
+    """The table's entry, or None where it has none."""
     if builtin == "CUSTOM":
         return _OLDEST
     found = _RELEASES.get(builtin, "").split()
-    return found[version - 1] if version <= len(found) and found[version - 1] != "-" else _AFTER_TABLE
+    return found[version - 1] if version <= len(found) and found[version - 1] != "-" else None
 
 
 def _parts(release: str) -> tuple[int, int, int]:

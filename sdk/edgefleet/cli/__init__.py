@@ -20,6 +20,8 @@ from edgefleet.errors import EdgefleetError, MissingExtraError
 SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
     "package": ("edgefleet_converters.cli:app", "Turn a model into a package of variants.", "convert"),
     "convert": ("edgefleet_converters.convert_cli:app", "Convert a model for one runtime.", "convert-litert"),
+    "analyze": ("edgefleet_converters.analyze_cli:app", "Say what a model costs on each profile.", "convert-litert"),
+    "profiles": ("edgefleet.cli.profiles:app", "Known devices, and which of them this machine is.", "agent"),
     "server": ("edgefleet.server.cli:server", "Serve a fleet over an MQTT broker.", "server"),
     "deploy": ("edgefleet.server.cli:deploy", "Deploy a package to devices and follow them.", "server"),
     "fleet": ("edgefleet.server.cli:fleet", "Look at the fleet.", "server"),

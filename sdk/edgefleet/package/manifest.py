@@ -49,6 +49,12 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
+DType = Literal[
+    "float32", "float16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool"
+]
+"""Element type of a tensor, by numpy's name."""
+
+
 class TensorSpec(_Record):
     """One input or output of a variant, described in the *source* model's layout.
 
@@ -56,7 +62,7 @@ class TensorSpec(_Record):
     """
 
     name: str
-    dtype: Literal["float32"]
+    dtype: DType
     shape: tuple[int, ...]
     permutation: tuple[int, ...] | None = None
 
@@ -64,23 +70,46 @@ class TensorSpec(_Record):
 class Golden(_Record):
     """What the self-test compares: arrays `input:<name>` and `output:<name>` of the golden layer.
 
-    They hold N samples in the source layout; a device passes when max |Δ| ≤ `tolerance` on every output.
+    They hold N samples in the source layout; a device passes when max |Δ| ≤ the output's tolerance on each of them.
     """
 
     samples: int = Field(ge=1)
-    tolerance: float = Field(gt=0)
+    tolerances: dict[str, float] = Field(min_length=1)
+    """Output name → largest absolute difference; 0 asks for equal numbers."""
+
+
+class Mark(StrEnum):
+    """What a person should know before this variant runs somewhere."""
+
+    UNPROVEN = "unproven"
+    """The measured loss is allowed, but the upper end of its 95 % interval is not."""
+    UNSCORED = "unscored"
+    """Its runtime does not run on the packaging host, so nobody has measured this file."""
+    OFF_XNNPACK = "off-XNNPACK"
+    """Made because it was asked for, although LiteRT's fast kernels do not take it."""
 
 
 class Score(_Record):
-    """Accuracy of the file as shipped, in its own runtime, on held-out data; `reference` is the fp32 source's."""
+    """Accuracy of the file as shipped, in its own runtime, on held-out data; `reference` is the fp32 source's.
 
-    metric: Literal["top1"]
-    value: float = Field(ge=0, le=1)
-    reference: float = Field(ge=0, le=1)
-    agreement: float = Field(ge=0, le=1)
+    Without labels the metric is `agreement` (classifiers) or `sqnr` (anything else), and the reference is perfect.
+    """
+
+    metric: str = Field(min_length=1)
+    higher_is_better: bool = True
+    value: float
+    reference: float
+    drop_upper: float | None = None
+    """Upper end of the 95 % interval of the loss against the source, paired over the samples."""
+    agreement: float | None = Field(default=None, ge=0, le=1)
+    """Share of samples whose largest output is the source's; None where the outputs are not classes."""
+    sqnr_db: float | None = None
+    """Signal to quantisation noise of the worst slice of any output; None where it is exact."""
     samples: int = Field(ge=1)
     runtime_version: str
     max_abs_difference: float = Field(ge=0)
+    peak_rss_bytes: int | None = Field(default=None, ge=0)
+    """Largest resident memory of the process that ran it, runtime included."""
 
 
 class VariantSpec(_Record):
@@ -99,6 +128,7 @@ class VariantSpec(_Record):
     labels: tuple[str, ...] = ()
     golden: Golden
     score: Score | None = None
+    marks: tuple[Mark, ...] = ()
     architectures: tuple[str, ...] = Field(min_length=1)
     """OCI (Go) names of the processors it is offered to: `amd64`, `arm64`, `arm`."""
 

@@ -22,6 +22,7 @@ from edgefleet_converters.tflite.graph import (
     keeps_order,
 )
 from edgefleet_converters.tflite.passes.affine import affine_of
+from edgefleet_converters.tflite.passes.attention_masks import guarded
 from edgefleet_converters.tflite.passes.weights import RESULT_AXES, weights_of
 
 _MOVING = ("Reshape", "Transpose")
@@ -109,12 +110,15 @@ def _after(view: _View, product: Node) -> list[_Scalar] | None:
     """The scalar node after the product, if there is one; None unless this is what an attention weighs values by."""
     scores, found = product.outputs[0], []
     node = view.reader(scores)
+    if node is not None and node.operator == "Reshape" and _is_mask(view.graph, node, scores):
+        scores = node.outputs[0]
+        node = view.reader(scores)
     scalar = view.scalar(node) if node is not None else None
     if node is not None and scalar is not None:
         found.append((node, *scalar))
         scores = node.outputs[0]
         node = view.reader(scores)
-    if node is not None and node.operator == "Add" and view.graph.shape(node.outputs[0]) == view.graph.shape(scores):
+    while node is not None and _is_mask(view.graph, node, scores):
         scores = node.outputs[0]
         node = view.reader(scores)
     if node is None or node.operator != "Softmax":
@@ -122,10 +126,38 @@ def _after(view: _View, product: Node) -> list[_Scalar] | None:
     last = len(view.graph.shape(scores)) - 1
     if node.integer("axis", -1 if node.opset >= _ONE_AXIS else 1) % (last + 1) != last:
         return None
-    values = view.readers.get(node.outputs[0], [])
-    return (
-        found if any(reader.operator == "MatMul" and reader.inputs[0] == node.outputs[0] for reader in values) else None
-    )
+    return found if any(_weighs(view, reader, node.outputs[0]) for reader in _past_guard(view, node)) else None
+
+
+def _is_mask(graph: Graph, node: Node, scores: str) -> bool:
+    """Whether a node hides scores, or shapes them anew with whole rows; a scale before it is one after it as well."""
+    before, after = graph.shape(scores), graph.shape(node.outputs[0])
+    if node.operator == "Reshape":
+        return before[-1:] == after[-1:]
+    return before == after and (node.operator == "Add" or (node.operator == "Where" and scores != node.inputs[0]))
+
+
+def _past_guard(view: _View, softmax: Node) -> list[Node]:
+    """Who reads the shares, through what sets rows without any to 0."""
+    readers = view.readers.get(softmax.outputs[0], [])
+    guards = [reader for reader in readers if guarded(view.graph, reader, view.producers)]
+    return [*readers, *(reader for guard in guards for reader in view.readers.get(guard.outputs[0], []))]
+
+
+def _weighs(view: _View, node: Node, shares: str) -> bool:
+    """Whether a node multiplies values by shares: by rows, or turned by columns."""
+    if node.operator == "Transpose":
+        turned, rank = node.outputs[0], len(view.graph.shape(shares))
+        swap = (*range(rank - 2), rank - 1, rank - 2)
+        readers = view.readers.get(turned, [])
+        return node.integers("perm", tuple(reversed(range(rank)))) == swap and any(
+            reader.operator == "MatMul" and reader.inputs[1] == turned for reader in readers
+        )
+    return node.operator == "MatMul" or (node.operator == "Reshape" and _is_read_by_product(view, node))
+
+
+def _is_read_by_product(view: _View, node: Node) -> bool:
+    return any(reader.operator == "MatMul" for reader in view.readers.get(node.outputs[0], []))
 
 
 def _operand(view: _View, name: str) -> _Operand:

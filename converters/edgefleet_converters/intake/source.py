@@ -1,0 +1,53 @@
+"""A source model: what the person gave, and the forms of it that recipes can start from.
+
+Holds paths and facts only; the readers of this folder make it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgefleet.package.manifest import TensorSpec
+from edgefleet_converters.artefact import Artefact, Form
+
+
+class SourceKind(StrEnum):
+    """What the person's own model is."""
+
+    ONNX = "onnx"
+    """An .onnx file."""
+    PYTORCH = "pytorch"
+    """A torch.nn.Module with an example input, or a saved torch.export program."""
+    KERAS = "keras"
+    """An .h5 or .keras file, or a SavedModel folder."""
+    TFLITE = "tflite"
+    """A float .tflite file."""
+    SKLEARN = "sklearn"
+    """A fitted scikit-learn estimator."""
+
+
+class Source(BaseModel):
+    """A checked model with static shapes; every form has the same input and output names, in the same order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: SourceKind
+    origin: str
+    """As the person wrote it."""
+    digest: str
+    """sha256 of the original's bytes, and of what changes its meaning (shapes asked for)."""
+    forms: Mapping[Form, Artefact] = Field(min_length=1)
+    """Files in the work folder: the person's own may change while child processes read it."""
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    notes: tuple[str, ...] = ()
+    """What the person should be told."""
+
+    @property
+    def reference(self) -> tuple[Form, Artefact]:
+        """The form that is run as the fp32 reference: ONNX where there is one."""
+        form = Form.ONNX if Form.ONNX in self.forms else next(iter(self.forms))
+        return form, self.forms[form]
