@@ -1,7 +1,7 @@
 """Rank correlation of latencies that the roofline predicts with those measured here, for models in all their variants.
 
-`python benchmarks/roofline_rank.py --profile NAME [--models NAME ...] [--rounds N]`: a Markdown table on stdout,
-everything in build/roofline_rank.json. NAME is this machine's own profile. All variants are measured in turn, round
+`python benchmarks/roofline_rank.py [--models NAME ...] [--rounds N]`: a Markdown table on stdout, everything in
+build/roofline_rank.json. The profile is the one that fits this machine best. All variants are measured in turn, round
 after round, on one thread; a variant's time is its least disturbed one. Spearman's coefficient with average ranks for
 ties: the roofline knows no runtime, so it predicts one time for a precision in all of them.
 """
@@ -33,6 +33,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from convert_speed import resnet50
 from edgefleet_converters.analysis import Analysis, analyze
 from edgefleet_device_profiles import catalogue, detect
+from edgefleet_device_profiles.fit import fits
 from edgefleet_device_profiles.profile import Precision, Profile, Runtime
 from edgefleet_device_profiles.roofline import predict
 from other_paths_models import MODELS as PUBLISHED
@@ -157,6 +158,14 @@ def variants(name: str, profile: Profile, folder: Path) -> Iterator[tuple[Timed,
             yield Timed(name, runtime, precision, predicted_ms(analysis, profile, precision)), clock
 
 
+def own_profile() -> Profile:
+    """The nearest one of those that fit this machine."""
+    known = {name: catalogue.load(name) for name in catalogue.names()}
+    nearest = fits(known.values(), detect.detect())[0]
+    print(f"profile {nearest.profile}: {nearest.reason}", file=sys.stderr)
+    return known[nearest.profile]
+
+
 def predicted_ms(analysis: Analysis, profile: Profile, precision: Precision) -> float:
     """On one thread."""
     found = predict((layer.work for layer in analysis.layers), profile, precision, threads=1)
@@ -194,6 +203,8 @@ def coefficients(found: Sequence[Timed]) -> dict[str, tuple[int, float]]:
     rows: dict[str, list[Timed]] = {}
     for item in found:
         rows.setdefault(f"models in {item.runtime} {item.precision}", []).append(item)
+    for item in found:
+        rows.setdefault(f"all in {item.runtime}", []).append(item)
     models = list(dict.fromkeys(item.model for item in found))
     rows |= {f"variants of {name}": [item for item in found if item.model == name] for name in models}
     table = {title: (len(items), spearman(items)) for title, items in rows.items()}
@@ -204,18 +215,16 @@ def coefficients(found: Sequence[Timed]) -> dict[str, tuple[int, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--profile", required=True)
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
-    profile = catalogue.load(options.profile)
-    assert (wrong := detect.mismatch(profile, detect.detect())) is None, wrong
+    profile = own_profile()
     with tempfile.TemporaryDirectory() as folder:
         found = [item for name in options.models for item in variants(name, profile, Path(folder))]
         measure(found, options.rounds)
     timed = [item for item, _ in found]
     table = coefficients(timed)
-    print("| over | variants | Spearman |\n|---|---|---|")
+    print(f"Profile {profile.id}.\n\n| over | variants | Spearman |\n|---|---|---|")
     for title, (count, coefficient) in table.items():
         print(f"| {title} | {count} | {coefficient:.3f} |")
     document = {"profile": profile.id, "variants": [asdict(item) for item in timed], "coefficients": table}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from edgefleet.protocol.topics import PREFIX, TOPICS, TopicName
 from edgefleet_agent.lifecycle import TRANSITIONS
+from edgefleet_device_profiles.catalogue import DATA_FOLDER, read
+from edgefleet_device_profiles.profile import Profile
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -53,7 +55,46 @@ def lifecycle() -> str:
     return "\n".join([*head, "```mermaid", "stateDiagram-v2", "    [*] --> idle", *arrows, "```", ""])
 
 
-DOCUMENTS = {"wire.md": wire, "lifecycle.md": lifecycle}
+def profiles() -> str:
+    """docs/profiles.md: the built-in profiles alone, whatever $EDGEFLEET_PROFILES says."""
+    head = [
+        "# Device profiles",
+        "",
+        "Generated from `edgefleet_device_profiles/data`; do not edit. `edgefleet profiles show NAME` prints the rest.",
+        "Peaks are of all cores of the CPU, in 10⁹ operations a second (one multiply-accumulate is two), from the",
+        "documents that each file names or calculated from them; accelerators in brackets are not used.",
+        "",
+        "| profile | device | processor | memory MiB | runtimes | fp32 / fp16 / int8 | GB/s | W | beside it |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join(
+        [
+            *head,
+            *(_profile_row(read(path)) for path in sorted(DATA_FOLDER.glob("*.toml"), key=lambda path: path.stem)),
+            "",
+        ]
+    )
+
+
+def _profile_row(profile: Profile) -> str:
+    cpu, power, peak = profile.cpu, profile.power, profile.peak
+    runtimes = (f"{each.name} {each.version}: {', '.join(each.precisions)}" for each in profile.runtimes)
+    gops = (peak.fp32_gops, peak.fp16_gops, peak.int8_gops) if peak else ()
+    cells = (
+        f"`{profile.id}`",
+        profile.title,
+        f"{cpu.architecture}, {cpu.cores} × {cpu.clock_mhz} MHz; {', '.join(cpu.isa)}",
+        f"{profile.memory.total_mib:g}",
+        "; ".join(runtimes),
+        " / ".join("–" if each is None else f"{each:g}" for each in gops),
+        f"{peak.bandwidth_gb_s:g}" if peak else "",
+        f"{power.idle_w:g} to {power.max_w:g}",
+        ", ".join(each.name if each.supported else f"({each.name})" for each in profile.accelerators),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+DOCUMENTS = {"wire.md": wire, "lifecycle.md": lifecycle, "profiles.md": profiles}
 
 if __name__ == "__main__":
     for name, make in DOCUMENTS.items():

@@ -111,7 +111,8 @@ def fits(analysis: Analysis, profile: Profile, precision: Precision) -> Fit:
     """Hold the least that a model needs in a precision against the profile's limits.
 
     Memory is the weights and the activations alive at once, without the runtime's own; a microcontroller reads its
-    weights from flash, so only activations are in its arena. Latency and energy are the roofline's lower bounds.
+    weights from flash, so only activations are in its arena. Latency is the roofline's lower bound, and energy what
+    the idle device draws in that time. Limits that the profile does not state are none.
     """
     found = _limits(analysis, profile, precision)
     return max(found, key=lambda fit: fit.need / fit.have if fit.have > 0 else math.inf)
@@ -190,7 +191,8 @@ def _alive(graph: Graph, groups: Sequence[Sequence[Node]], roots: Mapping[str, s
     for place, group in enumerate(groups):
         for name in _writes(group):
             last.setdefault(name, place)
-    last.update(dict.fromkeys((roots.get(name, name) for name in graph.outputs), len(groups)))
+    asked = (roots.get(name, name) for name in graph.outputs)
+    last.update({name: len(groups) for name in asked if name not in graph.constants})
     freed: dict[int, Extent] = {}
     for name, place in last.items():
         freed[place] = freed.get(place, Extent()) + _extent(graph, name)

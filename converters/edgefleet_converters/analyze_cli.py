@@ -81,13 +81,14 @@ def app(
 def _profile(name: str) -> Profile:
     from edgefleet_device_profiles import catalogue  # noqa: PLC0415 - a command loads what it needs when it runs
 
+    doing = "reading the profiles"
     try:
         return catalogue.load(name)
     except catalogue.UnknownProfileError as error:
         known = ", ".join(catalogue.names())
-        raise InputError("reading the profiles", f"there is no {name!r}", f"choose from: {known}") from error
-    except ValueError as error:
-        raise InputError("reading the profiles", " ".join(str(error).split()), "correct the file") from error
+        raise InputError(doing, f"there is no {name!r}", f"choose from: {known}") from error
+    except catalogue.InvalidProfileError as error:
+        raise InputError(doing, str(error), "correct the file") from error
 
 
 def _analysis(model: Path, shapes: Sequence[str], dims: Sequence[str]) -> Analysis:
@@ -186,12 +187,15 @@ def _profile_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _layer_table(analysis: Analysis, verdict: Verdict, top: int | None, longest_name: int) -> Table:
+    from rich.text import Text  # noqa: PLC0415 - only where there is a table
+
     titles = ("layer", "operator", "MACs", "params", "bytes", "ops/B", "ms", "bound")
     table = _table(titles, ("layer", "operator", "bound"), f"{verdict.profile}, {verdict.precision}")
     for place in _shown(analysis, verdict, top):
         layer = analysis.layers[place]
         name = layer.name if len(layer.name) <= longest_name else f"…{layer.name[1 - longest_name :]}"
-        table.add_row(name, *_figures(layer, place, verdict))
+        # A name may hold brackets, which are no markup.
+        table.add_row(Text(name), *_figures(layer, place, verdict))
     return table
 
 

@@ -9,34 +9,27 @@ import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from packaging.version import Version
 
 from edgefleet.errors import InputError
 from edgefleet.package.layout import write_package
 from edgefleet.package.manifest import Score, VariantFiles, VariantSpec
 from edgefleet_converters import data, gate
-from edgefleet_converters.artefact import Artefact, Form
-from edgefleet_converters.child import ChildFailedError
-from edgefleet_converters.convert import ConvertJob, convert
-from edgefleet_converters.golden import GOLDEN_SAMPLES, write_golden
+from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.golden import write_golden
 from edgefleet_converters.intake.onnx_file import read_onnx
-from edgefleet_converters.intake.source import Source
-from edgefleet_converters.plan import PlannedVariant, make_plan
-from edgefleet_converters.progress import Event, Progress, Stage, run_jobs
-from edgefleet_converters.score.infer import InferJob, infer
-from edgefleet_converters.score.metrics import Assessment, Measured, assess
+from edgefleet_converters.plan import PlannedVariant, RefusedPair, make_plan
+from edgefleet_converters.progress import Event, Progress, Stage
+from edgefleet_converters.score.metrics import Assessment, Measured
+from edgefleet_converters.step import Samples
+from edgefleet_converters.trials import Bench, Trial, try_all
 from edgefleet_device_profiles.profile import Profile, Runtime
 
 # The version becomes the layout's reference name, so it must be what an OCI tag may be.
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_SOURCE_NAME = "fp32 source"
-# Form of the source → the runtime that runs it as the fp32 reference.
-REFERENCE_RUNTIMES = {Form.ONNX: Runtime.ONNXRUNTIME, Form.TFLITE: Runtime.LITERT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +66,7 @@ class PackageResult:
     folder: Path
     digest: str
     variants: tuple[VariantOutcome, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Inputs:
-    """What intake hands on: the checked source and data, and the same as files in the work folder."""
-
-    source: Source
-    evaluation: data.Evaluation
-    labels: NDArray[np.int64]
-    work: Path
-    calibration_file: Path
-    samples_file: Path
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Trial:
-    """One variant's file and what was measured on it; `found` is a line of text when it could not be run."""
-
-    planned: PlannedVariant
-    artefact: Artefact
-    measured: Measured | None
-    found: Assessment | str
+    refused: tuple[RefusedPair, ...]
 
 
 def package(request: Request, progress: Progress = lambda _event: None) -> PackageResult:
@@ -103,16 +75,15 @@ def package(request: Request, progress: Progress = lambda _event: None) -> Packa
     Raises an EdgefleetError, and has written nothing to `request.folder` then.
     """
     with tempfile.TemporaryDirectory(prefix="edgefleet-package-") as work:
-        inputs = _intake(request, Path(work), progress)
-        plan = make_plan(request.profiles)
-        artefacts = _convert(inputs, plan, progress)
-        trials = _score(inputs, artefacts, progress)
-        outcomes = _gate(trials, request.max_drop)
-        digest = _write(request, inputs, trials, outcomes, progress)
-    return PackageResult(request.folder, digest, outcomes)
+        bench, samples = _intake(request, Path(work), progress)
+        plan = make_plan(request.profiles, tuple(bench.source.forms))
+        trials = try_all(bench, plan.variants)
+        outcomes = _gate(trials)
+        digest = _write(request, samples, trials, bench)
+    return PackageResult(request.folder, digest, outcomes, plan.refused)
 
 
-def _intake(request: Request, work: Path, progress: Progress) -> _Inputs:
+def _intake(request: Request, work: Path, progress: Progress) -> tuple[Bench, Samples]:
     """Read and check everything that the person gave, before any work is done on it."""
     progress(Event(Stage.INTAKE, str(request.model)))
     _check_request(request)
@@ -124,16 +95,14 @@ def _intake(request: Request, work: Path, progress: Progress) -> _Inputs:
     if data.count(calibration) < data.FEWEST_CALIBRATION_SAMPLES:
         text = f"only {data.count(calibration)} calibration samples; int8 ranges from fewer than 32 are guesses"
         progress(Event(Stage.WARNING, text))
+    doing = f"reading the evaluation data {request.evaluation}"
     if evaluation.labels is None:
-        doing = f"reading the evaluation data {request.evaluation}"
         raise InputError(doing, "no array 'y'", "store one class number for each sample")
-    labels = data.check_classes(
-        evaluation.labels, source.outputs[0], f"reading the evaluation data {request.evaluation}"
-    )
+    labels = data.check_classes(evaluation.labels, source.outputs[0], doing)
     files = (work / "calibration.npz", work / "samples.npz")
     np.savez(files[0], allow_pickle=False, **calibration)
     np.savez(files[1], allow_pickle=False, **evaluation.samples)
-    return _Inputs(source, evaluation, labels, work, *files)
+    return Bench(source, labels, *files, work, request.max_drop, progress), evaluation.samples
 
 
 def _check_request(request: Request) -> None:
@@ -146,89 +115,28 @@ def _check_request(request: Request) -> None:
         raise InputError(doing, "something is already there", "name another folder, or remove this one first")
 
 
-def _convert(inputs: _Inputs, plan: tuple[PlannedVariant, ...], progress: Progress) -> dict[PlannedVariant, Artefact]:
-    """Run every recipe of the plan."""
-    jobs = {
-        planned: partial(
-            convert,
-            ConvertJob(
-                runtime=planned.runtime,
-                precision=planned.precision,
-                settings=planned.settings,
-                source=inputs.source.forms[Form.ONNX],
-                calibration=inputs.calibration_file,
-                folder=inputs.work / planned.name,
-            ),
-        )
-        for planned in plan
-    }
-    return run_jobs(jobs, Stage.CONVERT, progress, lambda planned: planned.name)
-
-
-def _score(inputs: _Inputs, artefacts: Mapping[PlannedVariant, Artefact], progress: Progress) -> tuple[_Trial, ...]:
-    """Run the fp32 source and every variant over the evaluation data, and compare."""
-    form, reference = inputs.source.reference
-    jobs = {_SOURCE_NAME: partial(_measure, inputs, REFERENCE_RUNTIMES[form], reference, "source")}
-    for planned, artefact in artefacts.items():
-        jobs[planned.name] = partial(_measure, inputs, planned.runtime, artefact, planned.name)
-    measured = run_jobs(jobs, Stage.SCORE, progress, str)
-    source = measured[_SOURCE_NAME]
-    if isinstance(source, str):
-        raise InputError("running the fp32 source in ONNX Runtime", source, "check the model")
-    trials = []
-    for planned, artefact in artefacts.items():
-        found = measured[planned.name]
-        if isinstance(found, str):
-            trials.append(_Trial(planned, artefact, None, found))
-        else:
-            trials.append(_Trial(planned, artefact, found, assess(found, source, inputs.labels)))
-    return tuple(trials)
-
-
-def _measure(inputs: _Inputs, runtime: Runtime, artefact: Artefact, name: str) -> Measured | str:
-    """Outputs of one file, or one line on why there are none: a crash of the runtime is a finding."""
-    job = InferJob(
-        runtime=runtime,
-        artefact=artefact,
-        samples=inputs.samples_file,
-        repeats=GOLDEN_SAMPLES,
-        outputs=inputs.work / f"{name}.outputs.npz",
-    )
-    try:
-        return infer(job)
-    except ChildFailedError as error:
-        return str(error)
-
-
-def _gate(trials: tuple[_Trial, ...], max_drop: float) -> tuple[VariantOutcome, ...]:
-    """Verdicts on all variants; raises GateError when a profile is left with none."""
-    judged = [(trial, gate.judge(trial.found, max_drop)) for trial in trials]
-    gate.require_cover([(trial.planned, verdict) for trial, verdict in judged])
+def _gate(trials: tuple[Trial, ...]) -> tuple[VariantOutcome, ...]:
+    """Outcomes of all variants; raises GateError when a profile is left with none."""
+    gate.require_cover([(trial.planned, trial.verdict) for trial in trials])
     return tuple(
         VariantOutcome(
             trial.planned,
-            trial.artefact.size_bytes,
+            trial.artefact.size_bytes if trial.artefact else 0,
             None if isinstance(trial.found, str) else trial.found.score,
-            verdict,
+            trial.verdict,
         )
-        for trial, verdict in judged
+        for trial in trials
     )
 
 
-def _write(
-    request: Request,
-    inputs: _Inputs,
-    trials: tuple[_Trial, ...],
-    outcomes: tuple[VariantOutcome, ...],
-    progress: Progress,
-) -> str:
+def _write(request: Request, samples: Samples, trials: tuple[Trial, ...], bench: Bench) -> str:
     """Write the accepted variants; returns the index digest."""
     variants = [
-        _variant_files(inputs, trial, trial.measured, trial.found)
-        for trial, outcome in zip(trials, outcomes, strict=True)
-        if outcome.verdict.accepted and trial.measured is not None and not isinstance(trial.found, str)
+        _variant_files(bench, samples, trial.planned, trial.artefact, trial.measured, trial.found)
+        for trial in trials
+        if trial.verdict.accepted and trial.artefact and trial.measured and not isinstance(trial.found, str)
     ]
-    progress(Event(Stage.WRITE, str(request.folder)))
+    bench.progress(Event(Stage.WRITE, str(request.folder)))
     return write_package(
         request.folder,
         name=request.name,
@@ -238,9 +146,15 @@ def _write(
     )
 
 
-def _variant_files(inputs: _Inputs, trial: _Trial, measured: Measured, assessment: Assessment) -> VariantFiles:
-    planned, artefact = trial.planned, trial.artefact
-    golden_file = inputs.work / f"{planned.name}.golden.npz"
+def _variant_files(
+    bench: Bench,
+    samples: Samples,
+    planned: PlannedVariant,
+    artefact: Artefact,
+    measured: Measured,
+    assessment: Assessment,
+) -> VariantFiles:
+    golden_file = bench.work / f"{planned.name}.golden.npz"
     spec = VariantSpec(
         name=planned.name,
         runtime=planned.runtime,
@@ -249,7 +163,7 @@ def _variant_files(inputs: _Inputs, trial: _Trial, measured: Measured, assessmen
         model_file=artefact.files[0].name,
         inputs=artefact.inputs,
         outputs=artefact.outputs,
-        golden=write_golden(golden_file, artefact, inputs.evaluation.samples, measured, assessment),
+        golden=write_golden(golden_file, artefact, samples, measured, assessment),
         score=assessment.score,
         architectures=planned.architectures,
     )

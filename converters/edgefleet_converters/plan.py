@@ -1,17 +1,18 @@
-"""Plan: which variants to make for the profiles that were asked for, and why.
+"""Plan: which variants to make for the profiles that were asked for, why, and what cannot be made.
 
 A pure function; a recipe that several profiles want is planned once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from edgefleet.errors import UnsupportedError
+from edgefleet_converters.artefact import Form
 from edgefleet_converters.recipes import RECIPES
 from edgefleet_converters.step import PLAIN, Settings
-from edgefleet_device_profiles.profile import Precision, Profile, Runtime
+from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +29,90 @@ class PlannedVariant:
     @property
     def name(self) -> str:
         """The variant's name in the package."""
-        return f"{self.runtime}-{self.precision}"
+        return f"{self.runtime}-{self.precision}" + ("-s8" if self.settings.activations == "int8" else "")
 
 
-def make_plan(profiles: Sequence[Profile]) -> tuple[PlannedVariant, ...]:
-    """Distinct variants in the order in which the profiles first ask for them; raises UnsupportedError."""
-    wanted: dict[tuple[Runtime, Precision], list[tuple[Profile, str]]] = {}
+@dataclass(frozen=True, slots=True)
+class RefusedPair:
+    """A precision of a runtime that a profile wants and that is not made."""
+
+    profile: str
+    runtime: Runtime
+    precision: Precision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Variants in the order in which the profiles first ask for them, and what was refused up front."""
+
+    variants: tuple[PlannedVariant, ...]
+    refused: tuple[RefusedPair, ...]
+
+
+Unfit = Callable[[Profile, AllowedRuntime, Precision], str | None]
+"""Why a model cannot run on a device in a precision, whatever its file looks like; None where it may."""
+
+
+def fits_everywhere(_profile: Profile, _allowed: AllowedRuntime, _precision: Precision) -> str | None:
+    """No limits."""
+    return None
+
+
+def make_plan(profiles: Sequence[Profile], forms: Collection[Form], unfit: Unfit = fits_everywhere) -> Plan:
+    """Distinct variants for a source with these forms; raises UnsupportedError for a profile that gets none."""
+    wanted: dict[tuple[Runtime, Precision, Settings], PlannedVariant] = {}
+    refused: list[RefusedPair] = []
     for profile in profiles:
+        before = len(refused)
+        served = False
         for place, allowed in enumerate(profile.runtimes, start=1):
-            for precision in allowed.precisions:
-                reason = f"{profile.id}: choice {place}, {allowed.reason}"
-                wanted.setdefault((allowed.name, precision), []).append((profile, reason))
-    unknown = [f"{runtime} {precision}" for runtime, precision in wanted if (runtime, precision) not in RECIPES]
-    if unknown:
-        raise UnsupportedError(
-            f"planning for {', '.join(profile.id for profile in profiles)}",
-            f"no recipe makes {', '.join(unknown)}",
-            "choose profiles without it",
-        )
-    return tuple(_planned(*key, asked) for key, asked in wanted.items())
+            for precision in allowed.choices:
+                reason = _refusal(profile, allowed, precision, forms, unfit)
+                if reason is not None:
+                    refused.append(RefusedPair(profile.id, allowed.name, precision, reason))
+                    continue
+                served = True
+                _want(wanted, profile, allowed, precision, place)
+        if not served:
+            found = "; ".join(f"{pair.runtime} {pair.precision}: {pair.reason}" for pair in refused[before:])
+            raise UnsupportedError(f"planning for {profile.id}", found, "choose another profile, or another model")
+    return Plan(tuple(wanted.values()), tuple(refused))
 
 
-def _planned(runtime: Runtime, precision: Precision, asked: list[tuple[Profile, str]]) -> PlannedVariant:
-    return PlannedVariant(
-        runtime,
-        precision,
-        architectures=tuple(sorted({profile.cpu.architecture for profile, _ in asked})),
-        profiles=tuple(dict.fromkeys(profile.id for profile, _ in asked)),
-        reasons=tuple(reason for _, reason in asked),
+def _refusal(
+    profile: Profile, allowed: AllowedRuntime, precision: Precision, forms: Collection[Form], unfit: Unfit
+) -> str | None:
+    """Why no variant is made for this pair, or None."""
+    recipe = RECIPES.get((allowed.name, precision))
+    if recipe is None or (allowed.form == "micro"):
+        return f"no recipe makes {allowed.name} {precision}{' for microcontrollers' if allowed.form == 'micro' else ''}"
+    if not set(recipe.steps) & set(forms):
+        return f"{allowed.name} {precision} starts from {' or '.join(recipe.steps)}, the model is {' and '.join(forms)}"
+    return unfit(profile, allowed, precision)
+
+
+def _settings(profile: Profile, runtime: Runtime, precision: Precision) -> Settings:
+    """How this device wants the recipe."""
+    return PLAIN
+
+
+def _want(
+    wanted: dict[tuple[Runtime, Precision, Settings], PlannedVariant],
+    profile: Profile,
+    allowed: AllowedRuntime,
+    precision: Precision,
+    place: int,
+) -> None:
+    """Add one profile's wish to what is planned."""
+    settings = _settings(profile, allowed.name, precision)
+    key = (allowed.name, precision, settings)
+    found = wanted.get(key) or PlannedVariant(allowed.name, precision, (), (), (), settings)
+    listed = precision in allowed.precisions
+    why = allowed.reason if listed else "a float variant to fall back to"
+    wanted[key] = replace(
+        found,
+        architectures=tuple(sorted({*found.architectures, profile.cpu.architecture})),
+        profiles=tuple(dict.fromkeys((*found.profiles, profile.id))),
+        reasons=(*found.reasons, f"{profile.id}: choice {place}, {why}"),
     )

@@ -6,7 +6,9 @@ a model comes is nobody's here: every figure is what the documents named in `sou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -176,6 +178,19 @@ class Peak(_Record):
     """Main memory, 10⁹ bytes/s."""
 
 
+FALLBACKS: Mapping[Runtime, Precision] = MappingProxyType(
+    {
+        Runtime.LITERT: Precision.FP16,
+        Runtime.OPENVINO: Precision.FP16,
+        Runtime.ONNXRUNTIME: Precision.FP32,
+        Runtime.COREML: Precision.FP16,
+        Runtime.EXECUTORCH: Precision.FP32,
+        Runtime.TENSORRT: Precision.FP16,
+    }
+)
+"""Runtime → the float precision that every device with it can fall back to. ONNX Runtime has few fp16 kernels on CPUs."""
+
+
 class AllowedRuntime(_Record):
     """A runtime that the device can run: versions (PEP 440), and precisions, best first."""
 
@@ -188,6 +203,13 @@ class AllowedRuntime(_Record):
     """`micro`: a C array with int8 inputs and outputs, for LiteRT for Microcontrollers."""
     python: VersionRange | None = None
     """Interpreters that the runtime exists for; None where any does, or none is needed."""
+
+    @property
+    def choices(self) -> tuple[Precision, ...]:
+        """Precisions that may run here, best first: those listed, and a float one behind them if none is."""
+        if self.form == "micro" or {Precision.FP32, Precision.FP16} & set(self.precisions):
+            return self.precisions
+        return (*self.precisions, FALLBACKS[self.name])
 
     @model_validator(mode="after")
     def _micro_is_litert_int8(self) -> AllowedRuntime:

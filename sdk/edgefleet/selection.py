@@ -66,7 +66,7 @@ def _refusal(
         return f"it is for {candidate.architecture}, the device is {profile.cpu.architecture}"
     if allowed is None:
         return f"the profile {profile.id} does not list the runtime {candidate.runtime}"
-    if candidate.precision not in allowed.precisions:
+    if candidate.precision not in allowed.choices:
         return f"the profile {profile.id} does not list {candidate.precision} for {candidate.runtime}"
     version = installed.get(allowed.name)
     if version is None:
@@ -97,7 +97,7 @@ def shortlist(profile: Profile, installed: Mapping[Runtime, str], offered: Itera
         if refusal is not None or allowed is None:
             refused.append(Verdict(candidate, None, refusal or "refused"))
             continue
-        choice = allowed.precisions.index(Precision(candidate.precision))
+        choice = allowed.choices.index(Precision(candidate.precision))
         key = (place, choice, candidate.size_bytes, candidate.digest)
         fit.append((key, Verdict(candidate, 0, f"{candidate.runtime} {candidate.precision}: {allowed.reason}")))
     ranked = [verdict for _, verdict in sorted(fit, key=lambda pair: pair[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -91,6 +92,21 @@ def resnet8() -> onnx.ModelProto:
 )
 def test_published_networks(network: Callable[[], onnx.ModelProto], macs: int, parameters: int) -> None:
     found = analyze(network())
+    assert (found.macs, found.parameters, found.notes) == (macs, parameters, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "parameters"),
+    [
+        # torchvision's documentation: 2.83 G and 7,978,856 learnt numbers; this file adds four to each of 41,824
+        # normalised channels, whose scale and shift it writes as operators of their own. SqueezeNet 1.1: 0.35 G.
+        ("light_densenet121", 2_834_161_664, 7_978_856 + 4 * 41_824),
+        ("light_squeezenet", 349_151_936, 1_235_496),
+    ],
+)
+def test_networks_that_come_with_onnx(name: str, macs: int, parameters: int) -> None:
+    path = Path(onnx.__file__).parent / "backend/test/data/light" / f"{name}.onnx"
+    found = analyze(onnx.load(path))
     assert (found.macs, found.parameters, found.notes) == (macs, parameters, ())
 
 
@@ -312,6 +328,12 @@ def test_a_view_takes_no_memory_and_no_time() -> None:
     found = analyze(build(nodes, (10,), shape))
     assert [layer.operators for layer in found.layers] == [("Neg",), ("Abs",)]
     assert [layer.live for layer in found.layers] == [Extent(20), Extent(20)]
+
+
+def test_an_output_that_is_a_constant_or_the_input_itself() -> None:
+    nodes = [*chain(("Relu", ["x"], "y"), ("Identity", ["x"], "same")), helper.make_node("Identity", ["w"], ["fixed"])]
+    found = analyze(build(nodes, (10,), {"w": weights(10)}, outputs=("y", "same", "fixed")))
+    assert [(layer.operators, layer.live) for layer in found.layers] == [(("Relu",), Extent(20))]
 
 
 def test_integers_do_not_shrink() -> None:

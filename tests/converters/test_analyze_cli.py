@@ -159,6 +159,13 @@ def test_symbolic_shapes_are_given_or_named(tmp_path: Path) -> None:
     assert "the symbolic first axis 'batch' becomes 1" in run(path, *BOARD, "--dim", "seq=4").stderr
 
 
+def test_a_long_name_with_brackets_is_shown_as_it_is(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], name="model/a/very/long/name/[/layers.0]")
+    result = run(saved(tmp_path, build([node], (4,))), *BOARD)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.splitlines()[3].split()[0] == "…me/[/layers.0]"
+
+
 def test_what_could_not_be_counted_stands_in_the_output(tmp_path: Path) -> None:
     path = saved(tmp_path, build([helper.make_node("Det", ["x"], ["y"])], (3, 4, 4)))
     assert "note     not counted, but for the bytes they read and write: Det" in run(path, *BOARD).stdout.splitlines()
@@ -183,13 +190,27 @@ def test_a_bad_file_is_one_line(tmp_path: Path) -> None:
     assert "not an ONNX model" in refusal(tmp_path / "text.onnx", *BOARD)
 
 
-def test_a_damaged_profile_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(_name: str) -> Profile:
-        raise ValueError("own.toml is not a valid device profile:\n  1 error")
-
-    monkeypatch.setattr(catalogue, "load", load)
+def test_a_profile_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEFLEET_PROFILES", str(tmp_path))
+    (tmp_path / "own.toml").write_text('id = "own"\nextends = "raspberry-pi-5"\n[budget]\nmemory_mib = 0.1\n')
+    result = run(digits.model_path(), "--profile", "own")
+    assert result.exit_code == 1
+    assert "does not fit own in int8: memory budget: needs 0.24" in result.stdout
+    (tmp_path / "own.toml").write_text('id = "own"\nextends = "raspberry-pi-5"\n[budget]\nmemory_mib = -1\n')
     said = refusal(digits.model_path(), "--profile", "own")
-    assert "own.toml is not a valid device profile: 1 error; correct the file" in said
+    assert "own.toml is not a valid device profile: budget.memory_mib" in said
+
+
+def test_every_profile_of_the_catalogue_has_a_verdict() -> None:
+    names = [name for name in catalogue.names() if name not in NAMED]
+    found = run(digits.model_path(), *(word for name in names for word in ("--profile", name)), "--json")
+    verdicts = {entry["profile"]: entry for entry in json.loads(found.stdout)["profiles"]}
+    assert list(verdicts) == names
+    # 240 kB of int8 weights in flash, and an arena of 9 kB.
+    micro = verdicts["esp32-s3"]
+    assert (micro["precision"], micro["fit"]["ok"]) == ("int8", True)
+    assert micro["activation_bytes"] == 9_216
+    assert verdicts["raspberry-pi-zero-2-w"]["ms"] < micro["ms"]
 
 
 def test_a_model_without_inputs_or_products(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def selecting() -> onnx.ModelProto:
     return model(nodes, {"x": [1, 2, 24]}, constants)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_selected_rows_are_compared_as_a_set(tmp_path: Path, precision: str) -> None:
     samples = np.random.default_rng(1).normal(size=(4, 1, 2, 24)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=samples)

@@ -17,7 +17,7 @@ from edgefleet_converters.steps import quantize_tflite
 from edgefleet_converters.tflite import lower
 from edgefleet_converters.tflite.delegation import outside_xnnpack
 from edgefleet_converters.tflite.file import Draft, Quantization, options_of
-from edgefleet_converters.tflite.requantize import WIDEST, fold_requantization
+from edgefleet_converters.tflite.requantize import EACH, PRODUCT, WIDEST, fold_requantization
 from edgefleet_converters.tflite.wiring import wirings
 from edgefleet_converters.tflite.writer import pack, reversioned, unpack, write
 
@@ -273,6 +273,71 @@ def test_no_reshape_comes_to_follow_another() -> None:
     drawing.step("DEQUANTIZE", ("s",), "y", None)
     before, after = drawing.folded("y")
     assert before == after
+
+
+@pytest.mark.parametrize("writer", ["ADD", "SUB", "MUL", "CONV_2D"])
+def test_a_ratio_of_scales_that_xnnpack_does_not_take_is_not_made(writer: str) -> None:
+    drawing = Int8Drawing()
+    _, high = EACH.get(writer) or PRODUCT[writer]
+    unit = {"MUL": NARROW.scales[0] ** 2, "CONV_2D": NARROW.scales[0] * 0.5}.get(writer, NARROW.scales[0])
+    fine = Quantization((unit / high * 0.99,), (0,))
+    if writer == "CONV_2D":
+        drawing.weighed("a", "b", NARROW)
+    else:
+        drawing.step(writer, ("i", "i"), "b", COARSE, options_of(writer.title()))
+    drawing.step("QUANTIZE", ("b",), "q", fine)
+    drawing.step("DEQUANTIZE", ("q",), "y", None)
+    before, after = drawing.folded("y")
+    assert before == after
+
+
+@pytest.mark.parametrize("writer", sorted({*EACH, *PRODUCT} - {"MEAN", "SUM"}))
+def test_the_installed_runtime_takes_the_ratios_of_the_table(writer: str) -> None:
+    """It takes any for MEAN and SUM, and refuses to load a file with a convolution beyond its own."""
+    low, high = EACH.get(writer) or PRODUCT[writer]
+    for ratio in (low, high * 0.99):
+        assert outside(of_ratio(writer, ratio)) == []
+    if writer in BIASED:
+        with pytest.raises(RuntimeError, match="failed to prepare"):
+            outside(of_ratio(writer, high))
+    else:
+        assert outside(of_ratio(writer, high * 1.01)) == outside(of_ratio(writer, low * 0.99)) == [writer]
+
+
+# Operators with a bias → the shape of their weights, and their options.
+BIASED = {
+    "CONV_2D": ((8, 1, 1, 8), "Conv2D"),
+    "DEPTHWISE_CONV_2D": ((1, 1, 1, 8), "DepthwiseConv2D"),
+    "FULLY_CONNECTED": ((8, 8), "FullyConnected"),
+    "TRANSPOSE_CONV": ((8, 1, 1, 8), "TransposeConv"),
+}
+
+
+def of_ratio(writer: str, ratio: float) -> bytes:
+    """One operator from a scale of 1, or from a product of 1, to a scale of 1 / ratio."""
+    drawing, one = Drawing(), Quantization((1.0,), (0,))
+    draft = drawing.draft
+    draft.temporary("i", SHAPE, "int8", one)
+    draft.emit("QUANTIZE", ("x",), ("i",))
+    inputs: tuple[str, ...] = ("i",) if writer == "QUANTIZE" else ("i", "i")
+    options = options_of(writer.title()) if writer not in BIASED else None
+    if writer in BIASED:
+        shape, table = BIASED[writer]
+        weight = draft.constant("w", np.ones(shape, np.int8), one)
+        bias = draft.constant("b", np.zeros(8, np.int32), one)
+        inputs = ("i", weight, bias)
+        if writer == "TRANSPOSE_CONV":
+            inputs = (draft.constant("shape", np.array(SHAPE, np.int32)), weight, "i", bias)
+        fields: dict[str, object] = {"strideW": 1, "strideH": 1}
+        kinds: dict[str, dict[str, object]] = {
+            "FULLY_CONNECTED": {"keepNumDims": True},
+            "DEPTHWISE_CONV_2D": {**fields, "depthMultiplier": 1},
+        }
+        options = options_of(table, **kinds.get(writer, fields))
+    draft.temporary("o", SHAPE, "int8", Quantization((1 / ratio,), (0,)))
+    draft.emit(writer, inputs, ("o",), options)
+    draft.emit("DEQUANTIZE", ("o",), (draft.temporary("y", SHAPE),))
+    return drawing.file("y")
 
 
 def test_a_bias_that_others_store_too_changes_for_one_reader_only() -> None:

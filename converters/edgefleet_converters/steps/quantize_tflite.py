@@ -90,7 +90,7 @@ def _ranges(content: bytes, samples: list[dict[str, Array]], tool: quantizer.Qua
     observer.calibrate({SIGNATURE: samples}, manager)
     ranges: dict[str, qtyping.QSV] = observer.get_model_qsvs()
     for span in ranges.values():
-        if float(np.max(span["max"]) - np.min(span["min"])) < LEAST_RANGE:
+        if float(np.max(span["max"])) - float(np.min(span["min"])) < LEAST_RANGE:
             span["max"] = span["max"] + np.float32(1)
     return ranges
 

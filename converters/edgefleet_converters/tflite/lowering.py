@@ -23,13 +23,15 @@ from edgefleet_converters.tflite.operators.control import UNSETTLED
 from edgefleet_converters.tflite.operators.detection import bound_selections
 from edgefleet_converters.tflite.passes.activations import fuse_activations
 from edgefleet_converters.tflite.passes.attention_forms import fold_attention_scale, keep_rows_last
-from edgefleet_converters.tflite.passes.attention_masks import move_guards, sum_masks
+from edgefleet_converters.tflite.passes.attention_guards import move_guards
+from edgefleet_converters.tflite.passes.attention_masks import sum_masks
 from edgefleet_converters.tflite.passes.clipping import name_clipping
 from edgefleet_converters.tflite.passes.duplicates import drop_duplicates
 from edgefleet_converters.tflite.passes.expansions import sink_expansions
 from edgefleet_converters.tflite.passes.gains import part_gains
 from edgefleet_converters.tflite.passes.hardswish import name_hard_swish
 from edgefleet_converters.tflite.passes.int8_forms import int8_forms
+from edgefleet_converters.tflite.passes.int8_masks import select_masks
 from edgefleet_converters.tflite.passes.layout import assign_layouts
 from edgefleet_converters.tflite.passes.layout_table import MARK, channels_last
 from edgefleet_converters.tflite.passes.liveness import needed
@@ -54,7 +56,6 @@ CANONICAL: tuple[Callable[[Graph], Graph], ...] = (
     part_projections,
     share_heads,
     sink_expansions,
-    sum_masks,
     move_guards,
     fold_attention_scale,
     fold_scaling,
@@ -127,7 +128,7 @@ def lower(
         try:
             imported = import_model(source, _RULED, opened)
             graph = _passed(imported.graph, asked, keep=keep_layout)
-            graph = int8_forms(graph) if int8 else graph
+            graph = int8_forms(select_masks(graph)) if int8 else sum_masks(graph)
             draft = _pruned(_drafted(graph), graph)
             break
         except NotLowerableError as error:

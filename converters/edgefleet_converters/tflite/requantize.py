@@ -37,7 +37,10 @@ _WEIGHTED = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSP
 PRODUCT: Mapping[str, tuple[float, float]] = MappingProxyType(
     {**dict.fromkeys(_WEIGHTED, (2.0**-32, 2.0**8)), "MUL": (2.0**-16, 2.0**8)}
 )
-"""Operators that write any scale → least and largest product of the inputs' scales over it (XNNPACK)."""
+"""Operators that write any scale → least and largest product of the inputs' scales over it.
+
+XNNPACK leaves a MUL beyond that outside, and refuses to load a file with one of the others.
+"""
 
 EACH: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -48,7 +51,10 @@ EACH: Mapping[str, tuple[float, float]] = MappingProxyType(
         "SUM": (2.0**-8, 2.0**7),
     }
 )
-"""Operators that write any scale → least and largest ratio of each input's scale to it (XNNPACK)."""
+"""Operators that write any scale → least and largest ratio of each input's scale to it.
+
+XNNPACK leaves those beyond it outside, but for MEAN and SUM, where it has no limit and this is one of ours.
+"""
 
 _READING = frozenset({"DEQUANTIZE", "LOGISTIC", "SOFTMAX", "TANH"})
 """Operators that read any scale and write a fixed one, or none."""
@@ -98,7 +104,7 @@ def _fold(wiring: Wiring, conversion: Any, first: Mapping[int, Scales]) -> bool:
         return False
     if not _alike(wiring, source, result):
         shared = _shared(wiring, source)
-        if shared is None or result in shared.tensors or not _may_move(wiring, shared, result, first):
+        if shared is None or not _may_move(wiring, shared, result, first):
             return False
         _move(wiring, shared, result)
     _drop(wiring, conversion)

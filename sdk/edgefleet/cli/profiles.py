@@ -48,18 +48,17 @@ def list_(folder: Path | None, *, as_json: bool) -> None:
     if as_json:
         _print_json([profile.model_dump(mode="json") for profile in profiles])
         return
-    _print_columns(
-        [
-            (
-                profile.id,
-                profile.cpu.architecture,
-                f"{profile.cpu.cores} × {profile.cpu.clock_mhz} MHz",
-                ", ".join(allowed.name for allowed in profile.runtimes),
-                profile.title,
-            )
-            for profile in profiles
-        ]
-    )
+    rows = [
+        (
+            profile.id,
+            profile.cpu.architecture,
+            f"{profile.cpu.cores} × {profile.cpu.clock_mhz} MHz",
+            ", ".join(allowed.name for allowed in profile.runtimes),
+            profile.title,
+        )
+        for profile in profiles
+    ]
+    _print_columns([("profile", "architecture", "processor", "runtimes", "device"), *rows])
 
 
 @app.command("show")
@@ -172,10 +171,18 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             for row in item:
                 yield from _flat({k: v for k, v in row.items() if k != "name"}, f"{prefix}{key}.{row['name']}.")
-        elif isinstance(item, list):
-            yield from ((f"{prefix}{key}", str(part)) for part in ([", ".join(item)] if key != "sources" else item))
-        elif item != "":
-            yield f"{prefix}{key}", str(item)
+        elif key == "sources":
+            yield from ((f"{prefix}{key}", source) for source in item)
+        elif text := _cell(item):
+            yield f"{prefix}{key}", text
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:

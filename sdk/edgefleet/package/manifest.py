@@ -120,7 +120,7 @@ class VariantSpec(_Record):
     runtime: Runtime
     precision: Precision
     runtime_version: VersionRange
-    """Version range of the runtime that this file was proven on, as a PEP 440 specifier (`>=2.3`)."""
+    """Versions of the runtime that may open this file, as a PEP 440 specifier (`>=2.3`)."""
     model_file: str
     """Name of the file that the runtime is asked to open; other model files lie beside it."""
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)

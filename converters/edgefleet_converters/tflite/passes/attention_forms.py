@@ -22,7 +22,7 @@ from edgefleet_converters.tflite.graph import (
     keeps_order,
 )
 from edgefleet_converters.tflite.passes.affine import affine_of
-from edgefleet_converters.tflite.passes.attention_masks import guarded
+from edgefleet_converters.tflite.passes.attention_guards import guarded
 from edgefleet_converters.tflite.passes.weights import RESULT_AXES, weights_of
 
 _MOVING = ("Reshape", "Transpose")

@@ -23,29 +23,30 @@ def turn_values(graph: Graph) -> Graph:
     values, changed = dict(graph.values), dict[tuple[str, ...], Node]()
     for node in graph.nodes:
         ends = _ends(graph, node, producers, consumers)
-        if ends is None:
+        if ends is None or changed.keys() & {ends[0].outputs, ends[1].outputs}:
             continue
-        before, after = ends
-        for old in (before.outputs[0], node.outputs[0]):
-            shape = graph.shape(old)
-            values[f"{old}/turned"] = replace(
-                values[old], name=f"{old}/turned", shape=(*shape[:-2], shape[-1], shape[-2])
-            )
-        turned, product = f"{before.outputs[0]}/turned", f"{node.outputs[0]}/turned"
-        last = len(graph.shape(product.removesuffix("/turned"))) - 1
-        order = before.integers("perm", ())
-        moves = {last: last - 1, last - 1: last}
-        back = tuple(moves.get(axis, axis) for axis in after.integers("perm", ()))
-        attributes = {key: item for key, item in node.attributes.items() if key != RIGHT_TRANSPOSED}
-        changed[before.outputs] = replace(
-            before, outputs=(turned,), attributes={"perm": (*order[:-2], order[-1], order[-2])}
-        )
-        changed[node.outputs] = replace(
-            node, inputs=(node.inputs[1], turned), outputs=(product,), attributes=attributes
-        )
-        changed[after.outputs] = replace(after, inputs=(product,), attributes={"perm": back})
+        for name in (ends[0].outputs[0], node.outputs[0]):
+            shape = graph.shape(name)
+            turned = (*shape[:-2], shape[-1], shape[-2])
+            values[f"{name}/turned"] = replace(values[name], name=f"{name}/turned", shape=turned)
+        changed.update(_turned(ends[0], node, ends[1]))
     nodes = [changed.get(node.outputs, node) for node in graph.nodes]
     return replace(graph, values=values).with_nodes(nodes) if changed else graph
+
+
+def _turned(before: Node, product: Node, after: Node) -> dict[tuple[str, ...], Node]:
+    """What stands for the three nodes, by the outputs of each."""
+    right, result = f"{before.outputs[0]}/turned", f"{product.outputs[0]}/turned"
+    order, last = before.integers("perm", ()), len(before.integers("perm", ())) - 1
+    swap = {last: last - 1, last - 1: last}
+    back = tuple(swap.get(axis, axis) for axis in after.integers("perm", ()))
+    attributes = {key: item for key, item in product.attributes.items() if key != RIGHT_TRANSPOSED}
+    into: dict[str, object] = {"perm": (*order[:-2], order[-1], order[-2])}
+    return {
+        before.outputs: replace(before, outputs=(right,), attributes=into),
+        product.outputs: replace(product, inputs=(product.inputs[1], right), outputs=(result,), attributes=attributes),
+        after.outputs: replace(after, inputs=(result,), attributes={"perm": back}),
+    }
 
 
 def _ends(

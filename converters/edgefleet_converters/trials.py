@@ -1,0 +1,150 @@
+"""Trials: planned variants converted, run as shipped, compared with the source and judged.
+
+A conversion that fails or a runtime that crashes is one trial with a reason, never the end of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefleet.errors import EdgefleetError, InputError
+from edgefleet_converters import gate
+from edgefleet_converters.artefact import Artefact, Form
+from edgefleet_converters.child import ChildFailedError
+from edgefleet_converters.convert import ConvertJob, convert
+from edgefleet_converters.golden import GOLDEN_SAMPLES
+from edgefleet_converters.intake.source import Source
+from edgefleet_converters.ladder import Attempt, first_attempts
+from edgefleet_converters.plan import PlannedVariant
+from edgefleet_converters.progress import Progress, Stage, run_jobs
+from edgefleet_converters.recipes import RECIPES
+from edgefleet_converters.score.infer import InferJob, infer
+from edgefleet_converters.score.metrics import Assessment, Measured, assess
+from edgefleet_device_profiles.profile import Runtime
+
+SOURCE_NAME = "fp32 source"
+# Form of the source → the runtime that runs it as the fp32 reference.
+REFERENCE_RUNTIMES: Mapping[Form, Runtime] = MappingProxyType(
+    {Form.ONNX: Runtime.ONNXRUNTIME, Form.TFLITE: Runtime.LITERT}
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """What every trial shares: the source, the data as files in the work folder, and the limits."""
+
+    source: Source
+    labels: NDArray[np.int64]
+    calibration_file: Path
+    samples_file: Path
+    work: Path
+    max_drop: float
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """One attempt at one variant; without an artefact it could not be made, without `measured` not be run."""
+
+    planned: PlannedVariant
+    attempt: Attempt
+    artefact: Artefact | None
+    measured: Measured | None
+    found: Assessment | str
+    """The assessment, or one line on why there is none."""
+    verdict: gate.Verdict
+
+
+_Key = tuple[PlannedVariant, Attempt]
+
+
+def try_all(bench: Bench, planned: Sequence[PlannedVariant]) -> tuple[Trial, ...]:
+    """The best trial of each planned variant, in order; raises InputError when the source itself cannot run."""
+    reference = _reference(bench)
+    return _round(bench, [(variant, attempt) for variant in planned for attempt in first_attempts(variant)], reference)
+
+
+def _reference(bench: Bench) -> Measured:
+    """The fp32 source over the evaluation data."""
+    form, artefact = bench.source.reference
+    runtime = REFERENCE_RUNTIMES[form]
+    found = run_jobs(
+        {SOURCE_NAME: partial(_measure, bench, runtime, artefact, "source")}, Stage.SCORE, bench.progress, str
+    )[SOURCE_NAME]
+    if isinstance(found, str):
+        raise InputError(f"running the fp32 source in {runtime}", found, "check the model")
+    return found
+
+
+def _round(bench: Bench, keys: Sequence[_Key], reference: Measured) -> tuple[Trial, ...]:
+    """Convert and score a set of attempts."""
+    made = run_jobs({key: partial(_convert, bench, *key) for key in keys}, Stage.CONVERT, bench.progress, _label)
+    runs = {
+        key: partial(_measure, bench, key[0].runtime, artefact, _folder(*key))
+        for key, artefact in made.items()
+        if isinstance(artefact, Artefact)
+    }
+    measured = run_jobs(runs, Stage.SCORE, bench.progress, _label)
+    return tuple(_trial(bench, key, made[key], measured.get(key), reference) for key in keys)
+
+
+def _trial(
+    bench: Bench, key: _Key, artefact: Artefact | str, measured: Measured | str | None, reference: Measured
+) -> Trial:
+    if isinstance(artefact, str):
+        return Trial(*key, None, None, artefact, gate.judge(artefact, bench.max_drop))
+    if measured is None or isinstance(measured, str):
+        found = measured or "it was not run"
+        return Trial(*key, artefact, None, found, gate.judge(found, bench.max_drop))
+    assessment = assess(measured, reference, bench.labels)
+    return Trial(*key, artefact, measured, assessment, gate.judge(assessment, bench.max_drop))
+
+
+def _label(key: _Key) -> str:
+    planned, attempt = key
+    return planned.name if attempt.settings == planned.settings else f"{planned.name} ({attempt.label})"
+
+
+def _folder(planned: PlannedVariant, attempt: Attempt) -> str:
+    return f"{planned.name}-{attempt.label}"
+
+
+def _convert(bench: Bench, planned: PlannedVariant, attempt: Attempt) -> Artefact | str:
+    """The variant's files, or one line on why there are none."""
+    recipe = RECIPES[planned.runtime, planned.precision]
+    form = next(form for form in recipe.steps if form in bench.source.forms)
+    job = ConvertJob(
+        runtime=planned.runtime,
+        precision=planned.precision,
+        settings=attempt.settings,
+        form=form,
+        source=bench.source.forms[form],
+        calibration=bench.calibration_file if recipe.calibrated else None,
+        folder=bench.work / _folder(planned, attempt),
+    )
+    try:
+        return convert(job)
+    except EdgefleetError as error:
+        return str(error)
+
+
+def _measure(bench: Bench, runtime: Runtime, artefact: Artefact, name: str) -> Measured | str:
+    """Outputs of one file, or one line on why there are none: a crash of the runtime is a finding."""
+    job = InferJob(
+        runtime=runtime,
+        artefact=artefact,
+        samples=bench.samples_file,
+        repeats=GOLDEN_SAMPLES,
+        outputs=bench.work / f"{name}.outputs.npz",
+    )
+    try:
+        return infer(job)
+    except ChildFailedError as error:
+        return str(error)
