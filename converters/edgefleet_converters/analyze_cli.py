@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgefleet.errors import InputError, MissingExtraError
-from edgefleet_converters.convert_cli import _pairs, _size, _sizes
+from edgefleet_converters.convert_cli import read_pairs, read_size, read_sizes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +65,8 @@ def app(
 ) -> None:
     """Say what MODEL (ONNX) costs and how fast it can at best be on each profile; nothing is converted or run.
 
-    A predicted time is a lower bound (roofline). Exit status 1: it does not fit on a profile that was asked for.
+    A predicted time is the least that a device with exactly the profile's peaks can need (roofline). Exit status 1:
+    the model does not fit on a profile that was asked for.
     """
     wanted = [_profile(name) for name in dict.fromkeys(profiles)]
     analysis = _analysis(model, shapes, dims)
@@ -92,8 +93,8 @@ def _profile(name: str) -> Profile:
 
 
 def _analysis(model: Path, shapes: Sequence[str], dims: Sequence[str]) -> Analysis:
-    fixed = {name: _sizes(name, text) for name, text in _pairs("--shape", shapes).items()}
-    sizes = {name: _size("--dim", name, text) for name, text in _pairs("--dim", dims).items()}
+    fixed = {name: read_sizes(name, text) for name, text in read_pairs("--shape", shapes).items()}
+    sizes = {name: read_size("--dim", name, text) for name, text in read_pairs("--dim", dims).items()}
     try:
         from edgefleet_converters.analysis import analyze  # noqa: PLC0415 - it loads onnx
         from edgefleet_converters.conversion.shapes import fix_shapes  # noqa: PLC0415 - the same

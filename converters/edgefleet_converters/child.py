@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,19 @@ Result = TypeVar("Result", bound=BaseModel)
 
 # openvino and nncf report their use over the network through this package, and do without it if missing.
 _TELEMETRY = "openvino_telemetry"
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """Which Python a child runs in: the start of its command, and PYTHONPATH (None leaves it out)."""
+
+    command: tuple[str, ...]
+    search_path: str | None
+
+
+def _own() -> Interpreter:
+    path = os.pathsep.join(path for path in sys.path if path)
+    return Interpreter((sys.executable, "-m", "edgefleet_converters.child"), path)
 
 
 class ChildFailedError(Exception):
@@ -45,11 +59,20 @@ class _Outcome(BaseModel):
     failure: _Failure | None = None
 
 
-def call(function: str, job: BaseModel, result: type[Result], *, timeout_s: float) -> Result:
-    """Run `module:function` on `job` in a new process; raises its EdgefleetError, or ChildFailedError."""
+def call(
+    function: str, job: BaseModel, result: type[Result], *, timeout_s: float, interpreter: Interpreter | None = None
+) -> Result:
+    """Run `module:function` on `job` in a new process; raises its EdgefleetError, or ChildFailedError.
+
+    Another `interpreter` than this one takes the same arguments: the function, and the file for its outcome.
+    """
+    python = interpreter or _own()
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if python.search_path is not None:
+        variables["PYTHONPATH"] = python.search_path
     with tempfile.TemporaryDirectory(prefix="edgefleet-job-") as folder:
         answer = Path(folder) / "outcome.json"
-        command = [sys.executable, "-m", "edgefleet_converters.child", function, str(answer)]
+        command = [*python.command, function, str(answer)]
         try:
             done = subprocess.run(
                 command,
@@ -59,7 +82,7 @@ def call(function: str, job: BaseModel, result: type[Result], *, timeout_s: floa
                 timeout=timeout_s,
                 check=False,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=variables,
             )
         except subprocess.TimeoutExpired as error:
             raise ChildFailedError(f"it did not finish in {timeout_s:.0f} s") from error

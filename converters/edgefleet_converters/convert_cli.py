@@ -59,9 +59,9 @@ def app(target: str, shapes: Sequence[str], dims: Sequence[str], layouts: Sequen
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"converting for {target}", error.name or "onnx", extra) from error
     request = flow.Request(
-        shapes={name: _sizes(name, text) for name, text in _pairs("--shape", shapes).items()},
-        dims={name: _size("--dim", name, text) for name, text in _pairs("--dim", dims).items()},
-        input_layout={name: _layout(name, text) for name, text in _pairs("--input-layout", layouts).items()},
+        shapes={name: read_sizes(name, text) for name, text in read_pairs("--shape", shapes).items()},
+        dims={name: read_size("--dim", name, text) for name, text in read_pairs("--dim", dims).items()},
+        input_layout={name: _layout(name, text) for name, text in read_pairs("--input-layout", layouts).items()},
         **options,
     )
     result = flow.convert(request, lambda text: click.echo(f"note: {text}", err=True))
@@ -69,7 +69,7 @@ def app(target: str, shapes: Sequence[str], dims: Sequence[str], layouts: Sequen
         click.echo(f"{title:<9} {line}")
 
 
-def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+def read_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE texts; a name may hold "=" itself."""
     found: dict[str, str] = {}
     for text in texts:
@@ -82,14 +82,14 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _size(option: str, name: str, text: str) -> int:
+def read_size(option: str, name: str, text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise InputError(f"reading {option} {name}={text}", f"{text!r} is not a size", "write whole numbers from 1")
     return int(text)
 
 
-def _sizes(name: str, text: str) -> tuple[int, ...]:
-    return tuple(_size("--shape", name, part) for part in text.split(","))
+def read_sizes(name: str, text: str) -> tuple[int, ...]:
+    return tuple(read_size("--shape", name, part) for part in text.split(","))
 
 
 def _layout(name: str, text: str) -> str:

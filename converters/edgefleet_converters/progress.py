@@ -19,6 +19,8 @@ Value = TypeVar("Value")
 class Stage(StrEnum):
     """Where the flow is."""
 
+    ENVIRONMENT = "environment"
+    """A tool that cannot share ours gets an environment of its own, on first use."""
     INTAKE = "intake"
     """Model and data are read and checked."""
     CONVERT = "convert"

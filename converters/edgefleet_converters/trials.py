@@ -5,7 +5,7 @@ A conversion that fails or a runtime that crashes is one trial with a reason, ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,32 +67,29 @@ _Key = tuple[PlannedVariant, Attempt]
 
 def try_all(bench: Bench, planned: Sequence[PlannedVariant]) -> tuple[Trial, ...]:
     """The best trial of each planned variant, in order; raises InputError when the source itself cannot run."""
-    reference = _reference(bench)
-    return _round(bench, [(variant, attempt) for variant in planned for attempt in first_attempts(variant)], reference)
-
-
-def _reference(bench: Bench) -> Measured:
-    """The fp32 source over the evaluation data."""
-    form, artefact = bench.source.reference
-    runtime = REFERENCE_RUNTIMES[form]
-    found = run_jobs(
-        {SOURCE_NAME: partial(_measure, bench, runtime, artefact, "source")}, Stage.SCORE, bench.progress, str
-    )[SOURCE_NAME]
-    if isinstance(found, str):
-        raise InputError(f"running the fp32 source in {runtime}", found, "check the model")
-    return found
-
-
-def _round(bench: Bench, keys: Sequence[_Key], reference: Measured) -> tuple[Trial, ...]:
-    """Convert and score a set of attempts."""
-    made = run_jobs({key: partial(_convert, bench, *key) for key in keys}, Stage.CONVERT, bench.progress, _label)
-    runs = {
-        key: partial(_measure, bench, key[0].runtime, artefact, _folder(*key))
-        for key, artefact in made.items()
-        if isinstance(artefact, Artefact)
-    }
-    measured = run_jobs(runs, Stage.SCORE, bench.progress, _label)
+    keys = [(variant, attempt) for variant in planned for attempt in first_attempts(variant)]
+    made = _converted(bench, keys)
+    reference, measured = _scored(bench, made)
     return tuple(_trial(bench, key, made[key], measured.get(key), reference) for key in keys)
+
+
+def _converted(bench: Bench, keys: Sequence[_Key]) -> dict[_Key, Artefact | str]:
+    return run_jobs({key: partial(_convert, bench, *key) for key in keys}, Stage.CONVERT, bench.progress, _label)
+
+
+def _scored(bench: Bench, made: Mapping[_Key, Artefact | str]) -> tuple[Measured, dict[_Key, Measured | str]]:
+    """Outputs of the fp32 source, and of every attempt that could be made."""
+    form, source = bench.source.reference
+    runtime = REFERENCE_RUNTIMES[form]
+    jobs: dict[_Key | None, Callable[[], Measured | str]] = {None: partial(_measure, bench, runtime, source, "source")}
+    for key, artefact in made.items():
+        if isinstance(artefact, Artefact):
+            jobs[key] = partial(_measure, bench, key[0].runtime, artefact, _folder(*key))
+    measured = run_jobs(jobs, Stage.SCORE, bench.progress, lambda key: _label(key) if key else SOURCE_NAME)
+    reference = measured.pop(None)
+    if isinstance(reference, str):
+        raise InputError(f"running the fp32 source in {runtime}", reference, "check the model")
+    return reference, {key: found for key, found in measured.items() if key is not None}
 
 
 def _trial(

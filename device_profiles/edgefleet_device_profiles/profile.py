@@ -188,7 +188,7 @@ FALLBACKS: Mapping[Runtime, Precision] = MappingProxyType(
         Runtime.TENSORRT: Precision.FP16,
     }
 )
-"""Runtime → the float precision that every device with it can fall back to. ONNX Runtime has few fp16 kernels on CPUs."""
+"""Runtime → the float precision that a device with it falls back to; ONNX Runtime has few fp16 kernels on CPUs."""
 
 
 class AllowedRuntime(_Record):

@@ -1,7 +1,8 @@
 """The roofline: how fast a model can at best be on a device, from its peak rates (Williams et al., CACM 52(4), 2009).
 
-No measurement and no efficiency: every time is a lower bound, good for ranking and for refusing what cannot keep a
-budget. Launch costs, caches and the kernels of one runtime are not in it, nor are accelerators beside the CPU.
+No measurement and no efficiency: every time is the least that a CPU with exactly the profile's peaks can need, good for
+ranking and for refusing what cannot keep a budget; a machine of a generic profile may well be faster. Launch costs,
+caches and the kernels of one runtime are not in it, nor are accelerators.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from converters.packaged import Packaged
-from edgefleet.errors import GateError
 from edgefleet.package.layout import Package
 from edgefleet.package.manifest import Layer, Manifest, VariantSpec
 from edgefleet_converters.artefact import Artefact
@@ -25,6 +24,7 @@ from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Precision, Runtime
 
 VARIANTS = ("litert-int8", "onnxruntime-int8", "openvino-int8")
+FALLBACKS = ("litert-fp16", "onnxruntime-fp32", "openvino-fp16")
 
 
 def variant(packaged: Packaged, name: str) -> tuple[Package, Manifest, VariantSpec]:
@@ -108,18 +108,19 @@ def test_the_shipped_files_give_the_golden_outputs(packaged: Packaged, name: str
     assert outputs.shape == (8, 1, 10)
     assert inputs.dtype == outputs.dtype == np.float32
     assert spec.golden.samples == 8
-    np.save(tmp_path / "samples.npy", inputs)
+    np.savez(tmp_path / "samples.npz", image=inputs)
     job = InferJob(
         runtime=spec.runtime,
         artefact=unpack(packaged, name, tmp_path),
-        samples=tmp_path / "samples.npy",
+        samples=tmp_path / "samples.npz",
         repeats=0,
-        outputs=tmp_path / "outputs.npy",
+        outputs=tmp_path / "outputs.npz",
     )
-    again = infer(job).outputs[:, np.newaxis]
-    assert np.abs(again - outputs).max() <= spec.golden.tolerance
+    again = infer(job).outputs["logits"]
+    tolerance = spec.golden.tolerances["logits"]
+    assert np.abs(again.astype(np.float64) - outputs).max() <= tolerance
     # A tolerance that lets another answer through would prove nothing.
-    assert spec.golden.tolerance < 0.25 * np.ptp(outputs)
+    assert tolerance < 0.25 * np.ptp(outputs)
 
 
 def test_the_same_inputs_give_the_same_digest(packaged: Packaged, tmp_path: Path) -> None:
@@ -131,20 +132,19 @@ def test_progress_tells_every_stage_and_job(packaged: Packaged) -> None:
     stages = list(dict.fromkeys(event.stage for event in packaged.events))
     assert stages == [Stage.INTAKE, Stage.CONVERT, Stage.SCORE, Stage.WRITE]
     converted = [event for event in packaged.events if event.stage is Stage.CONVERT]
-    assert [(event.done, event.total) for event in converted] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert [(event.done, event.total) for event in converted] == [(done, 6) for done in range(7)]
 
 
 def test_ranges_from_the_wrong_data_are_stopped_by_the_gate(
     packaged: Packaged, digits_data: digits.Digits, tmp_path: Path
 ) -> None:
-    """Calibration images a hundred times too dark: int8 clips everything, and nothing may be written."""
+    """Calibration images a hundred times too dark: int8 clips everything, and only the float variants ship."""
     np.savez(tmp_path / "dark.npz", x=digits_data.train_x[:40] / np.float32(100))
     request = packaged.again(
         calibration=tmp_path / "dark.npz",
         folder=tmp_path / "out",
         profiles=(catalogue.load("raspberry-pi-5"),),
     )
-    with pytest.raises(GateError) as caught:
-        package(request)
-    assert all(f"{name}: top-1 " in str(caught.value) for name in VARIANTS)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dark.npz"]
+    outcomes = {outcome.planned.name: outcome for outcome in package(request).variants}
+    assert [name for name, outcome in outcomes.items() if outcome.verdict.accepted] == sorted(FALLBACKS)
+    assert all("below fp32" in outcomes[name].verdict.reason for name in VARIANTS)

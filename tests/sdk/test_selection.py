@@ -71,7 +71,7 @@ def test_of_two_alike_the_smaller_wins_then_the_digest() -> None:
         ({"runtime": ""}, "does not list the runtime"),
         ({"precision": "int4-weights"}, "does not list int4-weights for litert"),
         ({"precision": ""}, "for litert"),
-        ({"runtime": "onnxruntime", "precision": "fp32"}, "does not list fp32 for onnxruntime"),
+        ({"runtime": "onnxruntime", "precision": "fp16"}, "does not list fp16 for onnxruntime"),
         ({"runtime_version": ">=2.4"}, "litert 2.3.0 is installed, >=2.4 is needed"),
         ({"runtime_version": "newest"}, "newest"),
     ],

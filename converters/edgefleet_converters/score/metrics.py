@@ -57,7 +57,6 @@ def assess(variant: Measured, source: Measured, labels: NDArray[np.int64]) -> As
         samples=len(labels),
         runtime_version=variant.runtime_version,
         max_abs_difference=max(differences),
-        peak_rss_bytes=variant.peak_rss_bytes,
     )
     tolerances = {key: tolerance(array) for key, array in variant.outputs.items()}
     return Assessment(score, tolerances, tuple(_faults(variant, tolerances)))

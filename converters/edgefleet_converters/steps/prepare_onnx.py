@@ -1,18 +1,24 @@
-"""Step: ONNX Runtime's own clean-up before quantisation: shape inference and graph optimisation.
+"""ONNX Runtime's own clean-up before a model is quantised: shape inference and basic graph optimisation.
 
-Does not change what the model computes, beyond rounding.
+Not a step itself: the steps that quantise or narrow weights begin with it. Does not change what the model computes,
+beyond rounding.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import onnx
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from edgefleet_converters.artefact import Artefact
-from edgefleet_converters.step import Context
 
-
-def run(artefact: Artefact, context: Context) -> Artefact:
-    """Float ONNX in, float ONNX out. Shapes are static already, so the symbolic solver is not needed."""
-    path = context.folder / "model.onnx"
-    quant_pre_process(artefact.files[0], path, skip_symbolic_shape=True)
-    return artefact.model_copy(update={"files": (path,)})
+def prepare(source: Path, path: Path) -> None:
+    """Write the float model, every node with a name; shapes are static, so the symbolic solver is not needed."""
+    quant_pre_process(source, path, skip_symbolic_shape=True)
+    model = onnx.load(path)
+    taken = {node.name for node in model.graph.node}
+    if "" not in taken and len(taken) == len(model.graph.node):
+        return
+    for position, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}#{position}"
+    onnx.save(model, path)

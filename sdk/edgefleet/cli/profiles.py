@@ -89,11 +89,12 @@ def validate(files: tuple[Path, ...]) -> None:
             catalogue.read(path)
         except catalogue.InvalidProfileError as error:
             wrong.append(error)
-            click.echo(str(error))
         else:
             click.echo(f"{path} is valid")
+    for other in wrong[1:]:
+        click.echo(str(other))
     if wrong:
-        found = str(wrong[0]) if len(wrong) == 1 else f"{len(wrong)} of {len(files)} files are not valid"
+        found = str(wrong[0]) + (f", and {len(wrong) - 1} more, named above" if wrong[1:] else "")
         raise InputError("validating device profiles", found, "correct what is named") from wrong[0]
 
 

@@ -93,6 +93,7 @@ class Score(_Record):
     """Accuracy of the file as shipped, in its own runtime, on held-out data; `reference` is the fp32 source's.
 
     Without labels the metric is `agreement` (classifiers) or `sqnr` (anything else), and the reference is perfect.
+    Nothing here may differ from one run to the next: the same inputs give the same package digest.
     """
 
     metric: str = Field(min_length=1)
@@ -108,8 +109,6 @@ class Score(_Record):
     samples: int = Field(ge=1)
     runtime_version: str
     max_abs_difference: float = Field(ge=0)
-    peak_rss_bytes: int | None = Field(default=None, ge=0)
-    """Largest resident memory of the process that ran it, runtime included."""
 
 
 class VariantSpec(_Record):
