@@ -25,6 +25,9 @@ CREDIT_SECONDS = 2.0
 STALL_S = 2.0
 STALL_INTERVALS = 4
 STALL_CAP_S = 60.0
+# Silence lowers the measured rate, which makes the next silence longer: without an end to that, a lossy line looks
+# slower and slower until nothing is asked for any more. A line of 200 B/s brings a block in five minutes.
+QUIET_CAP_S = 300.0
 MAX_BAD_PER_BLOCK = 5
 
 
@@ -143,7 +146,7 @@ class Pull:
         A slow line is not a stall: a block may take as long as the measured (or assumed) rate says.
         """
         block_s = BLOCK_BYTES / (self._rate_bytes_per_s or ASSUMED_BYTES_PER_S)
-        quiet_s = max(STALL_S, STALL_INTERVALS * self._interval_s, block_s)
+        quiet_s = min(QUIET_CAP_S, max(STALL_S, STALL_INTERVALS * self._interval_s, block_s))
         return backoff_s(self._stalls + 1, quiet_s, max(STALL_CAP_S, quiet_s))
 
     def next_request(self, now: float, jitter: float | None = None) -> tuple[list[tuple[int, int]], bool] | None:

@@ -363,6 +363,12 @@ def test_a_lossy_network_loses_no_block_and_costs_little_more_than_it_loses(
     assert outcome.sent_blocks <= 1.5 * blocks / (1 - loss) + 20
 
 
+def test_silence_does_not_make_a_lossy_line_look_slower_for_ever() -> None:
+    """The last block of ten, lost again and again: each silence lowered the measured rate and made the next longer."""
+    outcome = simulate(10, Network(random.Random(2920), loss=0.28125, repeat=0.25), limit_s=3600)
+    assert outcome.verified == set(range(10))
+
+
 @settings(max_examples=25, deadline=None)
 @given(RANDOMS, st.lists(st.floats(0, 20), max_size=5))
 def test_lost_connections_lose_no_block_and_repeat_one_window_each_at_most(

@@ -145,7 +145,7 @@ def test_two_products_by_turned_shares_in_a_row() -> None:
     turned = b.node("Transpose", x, perm=[0, 2, 1])
     pairs = [b.node("MatMul", x, turned), b.node("MatMul", turned, x)]
     shares = [b.node("Transpose", b.node("Softmax", pair, axis=-1), perm=[0, 2, 1]) for pair in pairs]
-    value = b.node("Transpose", b.node("Abs", x), perm=[0, 2, 1])
+    value = b.node("Transpose", b.node("MatMul", x, pairs[1]), perm=[0, 2, 1])
     for share in shares:
         value = b.node("Transpose", b.node("MatMul", value, share), perm=[0, 2, 1])
     assert_same(b.model(value))

@@ -1,45 +1,54 @@
-"""Step: static int8 of an OpenVINO IR with NNCF, smallest-largest ranges.
+"""Step: ONNX or TFLite to static int8 OpenVINO IR with NNCF, ranges as the settings say.
 
 Weights keep all 8 bits: halving them (NNCF's default on CPUs without VNNI) costs up to 11 dB.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import nncf
-import openvino
 from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
-from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
 
 from edgefleet_converters.artefact import Artefact
-from edgefleet_converters.step import Context, in_file_layout
+from edgefleet_converters.step import Context, Ranges, in_file_layout
+from edgefleet_converters.steps.openvino_model import (
+    float_nodes,
+    has_attention,
+    name_by_position,
+    names,
+    read_float,
+    save,
+)
+
+ESTIMATORS: Mapping[Ranges, RangeEstimatorParameters] = MappingProxyType(
+    {
+        Ranges.MINMAX: RangeEstimatorParametersSet.MINMAX,
+        Ranges.MEAN: RangeEstimatorParametersSet.MEAN_MINMAX,
+        Ranges.PERCENTILE: RangeEstimatorParametersSet.MEAN_QUANTILE,
+        Ranges.MSE: RangeEstimatorParametersSet.HISTOGRAM,
+    }
+)
 
 
 def run(artefact: Artefact, context: Context) -> Artefact:
-    """Float IR in, int8 IR out, with the same float32 inputs and outputs."""
+    """Float source in, int8 IR out, with the same inputs and outputs; raises InputError for an unknown float tensor."""
+    model = read_float(artefact)
+    known = names(model)
+    ignored = float_nodes(model, artefact.files[0], context.settings.float_tensors)
     feeds = in_file_layout(artefact, context.samples)
     quantized = nncf.quantize(
-        openvino.Core().read_model(artefact.files[0]),
+        model,
         nncf.Dataset(feeds),
         subset_size=len(feeds),
+        model_type=nncf.ModelType.TRANSFORMER if has_attention(model) else None,
+        ignored_scope=nncf.IgnoredScope(names=ignored) if ignored else None,
         advanced_parameters=AdvancedQuantizationParameters(
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+            activations_range_estimator_params=ESTIMATORS[context.settings.ranges],
             overflow_fix=OverflowFix.DISABLE,
         ),
     )
-    _name_by_position(quantized)
-    path = context.folder / "model.xml"
-    openvino.save_model(quantized, path, compress_to_fp16=False)
-    return artefact.model_copy(update={"files": (path, path.with_suffix(".bin"))})
-
-
-def _name_by_position(model: openvino.Model) -> None:
-    """Rename the nodes that OpenVINO named by a counter of the whole process, which threads race for.
-
-    Otherwise the same inputs would give another file, and another digest, on every run.
-    """
-    for position, node in enumerate(model.get_ordered_ops()):
-        kind = node.get_type_name()
-        if re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()):
-            node.set_friendly_name(f"{kind}#{position}")
+    name_by_position(quantized, known)
+    return save(quantized, artefact, context.folder)
