@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefleet.errors import EdgefleetError, UnsupportedError
+from edgefleet.errors import EdgefleetError
 from edgefleet_agent.runtimes import Model, open_model
 from edgefleet_agent.sources.replay import Sample, open_replay
 
@@ -35,7 +35,8 @@ SELF_TEST_RUNS = 2
 MIN_RUNS_P50 = 7
 MIN_RUNS_P90 = 64
 
-Arrays = dict[str, NDArray[np.float32]]
+Array = NDArray[np.generic]
+Arrays = dict[str, Array]
 
 
 class Variant:
@@ -57,11 +58,11 @@ class Variant:
         }
 
 
-def _permuted(array: NDArray[np.float32], permutation: list[int] | None) -> NDArray[np.float32]:
+def _permuted(array: Array, permutation: list[int] | None) -> Array:
     return array if permutation is None else np.ascontiguousarray(array.transpose(permutation))
 
 
-def _restored(array: NDArray[np.float32], permutation: list[int] | None) -> NDArray[np.float32]:
+def _restored(array: Array, permutation: list[int] | None) -> Array:
     return array if permutation is None else array.transpose(np.argsort(permutation))
 
 
@@ -83,7 +84,7 @@ def self_test(variant: Variant, golden_file: Path) -> dict[str, Any]:
     return {"ok": reason is None, "reason": reason, "max_abs_difference": difference}
 
 
-def _difference(output: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def _difference(output: Array, expected: Array) -> float:
     """Largest absolute difference; infinite when the shapes differ or a value is not finite."""
     if output.shape != expected.shape:
         return math.inf
@@ -134,11 +135,10 @@ def latency_summary(latencies_ms: list[float]) -> dict[str, Any]:
 
 
 def _run_one(variant: Variant, sample: Sample, tally: _Tally) -> None:
-    array, label = sample
-    name = variant.spec["inputs"][0]["name"]
+    inputs, label = sample
     before_s = time.perf_counter()
     try:
-        outputs = variant.infer({name: array})
+        outputs = variant.infer(inputs)
     except (RuntimeError, ValueError):
         tally.errors += 1
         return
@@ -190,9 +190,7 @@ def work(channel: _Channel) -> None:
     if plan["mode"] == "self_test":
         channel.send({"kind": "self_test", **self_test(variant, slot / plan["golden_file"])})
         return
-    if len(spec["inputs"]) != 1:
-        raise UnsupportedError("replaying inputs", f"the model has {len(spec['inputs'])} inputs", "use one input")
-    source = open_replay(Path(plan["source"]["path"]), tuple(spec["inputs"][0]["shape"]))
+    source = open_replay(Path(plan["source"]["path"]), spec["inputs"])
     channel.send({"kind": "ready"})
     for report in run(variant, source, plan["source"]["rate_per_s"], plan["window_s"]):
         if "wait_s" not in report:

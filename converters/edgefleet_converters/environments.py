@@ -136,15 +136,19 @@ def _build(environment: Environment, builder: str, folder: Path, progress: Progr
     total = sum(1 for line in environment.pins.read_text(encoding="utf-8").splitlines() if line.strip())
     progress(Event(Stage.ENVIRONMENT, f"{environment.name}: {total} packages into {folder}", 0, total))
     try:
-        made = subprocess.run([builder, "-m", "venv", str(partial)], capture_output=True, text=True, check=False)
-        if made.returncode:
-            raise UnsupportedError(doing, _last_line(made.stderr or made.stdout), "install Python's venv module")
+        _make_empty(builder, partial, doing)
         _install(environment, partial / "bin" / "python", total, progress)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     progress(Event(Stage.ENVIRONMENT, f"{environment.name}: ready", total, total))
+
+
+def _make_empty(builder: str, folder: Path, doing: str) -> None:
+    made = subprocess.run([builder, "-m", "venv", str(folder)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise UnsupportedError(doing, _last_line(made.stderr or made.stdout), "install Python's venv module")
 
 
 def _install(environment: Environment, python: Path, total: int, progress: Progress) -> None:

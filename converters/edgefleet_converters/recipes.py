@@ -30,6 +30,10 @@ def _onnx(*steps: str) -> Mapping[Form, tuple[str, ...]]:
     return MappingProxyType({Form.ONNX: steps})
 
 
+def _onnx_or_tflite(*steps: str) -> Mapping[Form, tuple[str, ...]]:
+    return MappingProxyType({Form.ONNX: steps, Form.TFLITE: steps})
+
+
 _LITERT, _OPENVINO, _ORT = "convert-litert", "convert-openvino", "convert-onnx"
 
 RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
@@ -41,9 +45,15 @@ RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
         ),
         (Runtime.LITERT, Precision.INT8_DYNAMIC): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_dynamic")),
         (Runtime.LITERT, Precision.INT4_WEIGHTS): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_int4")),
-        (Runtime.OPENVINO, Precision.INT8): Recipe(
-            _OPENVINO, _onnx("convert_openvino", "quantize_openvino"), calibrated=True
-        ),
-        (Runtime.ONNXRUNTIME, Precision.INT8): Recipe(_ORT, _onnx("prepare_onnx", "quantize_onnx"), calibrated=True),
+        (Runtime.OPENVINO, Precision.FP32): Recipe(_OPENVINO, _onnx_or_tflite("convert_openvino")),
+        (Runtime.OPENVINO, Precision.FP16): Recipe(_OPENVINO, _onnx_or_tflite("convert_openvino_fp16")),
+        (Runtime.OPENVINO, Precision.INT8): Recipe(_OPENVINO, _onnx_or_tflite("quantize_openvino"), calibrated=True),
+        (Runtime.OPENVINO, Precision.INT8_WEIGHTS): Recipe(_OPENVINO, _onnx_or_tflite("compress_openvino_int8")),
+        (Runtime.OPENVINO, Precision.INT4_WEIGHTS): Recipe(_OPENVINO, _onnx_or_tflite("compress_openvino_int4")),
+        (Runtime.ONNXRUNTIME, Precision.FP32): Recipe(_ORT, _onnx("clean_onnx")),
+        (Runtime.ONNXRUNTIME, Precision.FP16): Recipe(_ORT, _onnx("quantize_onnx_fp16")),
+        (Runtime.ONNXRUNTIME, Precision.INT8): Recipe(_ORT, _onnx("quantize_onnx"), calibrated=True),
+        (Runtime.ONNXRUNTIME, Precision.INT8_DYNAMIC): Recipe(_ORT, _onnx("quantize_onnx_dynamic")),
+        (Runtime.ONNXRUNTIME, Precision.INT4_WEIGHTS): Recipe(_ORT, _onnx("quantize_onnx_int4")),
     }
 )

@@ -58,7 +58,6 @@ RULES: Mapping[tuple[Runtime, Precision], Callable[[Analysis], str]] = MappingPr
     {
         (Runtime.ONNXRUNTIME, Precision.INT8_DYNAMIC): _few_convolutions,
         (Runtime.ONNXRUNTIME, Precision.INT4_WEIGHTS): _mostly_matrices,
-        (Runtime.OPENVINO, Precision.INT4_WEIGHTS): _mostly_matrices,
     }
 )
 """(Runtime, precision) → why it does not suit a model, or nothing. A pair without a row suits any model."""

@@ -12,21 +12,22 @@ from edgefleet.errors import InputError
 from edgefleet_agent.sources.replay import open_replay
 
 SHAPE = (1, 2, 3)
+INPUTS = [{"name": "image", "dtype": "float32", "shape": list(SHAPE)}]
 X = np.arange(18, dtype=np.float32).reshape(3, 2, 3)
 
 
 def test_samples_go_round_with_their_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=X, y=np.array([5, 6, 7]))
-    found = list(itertools.islice(open_replay(tmp_path / "a.npz", SHAPE), 7))
+    found = list(itertools.islice(open_replay(tmp_path / "a.npz", INPUTS), 7))
     assert [label for _, label in found] == [5, 6, 7, 5, 6, 7, 5]
     assert {type(label) for _, label in found} == {int}
     for place, (sample, _) in enumerate(found):
-        np.testing.assert_array_equal(sample, X[place % 3].reshape(SHAPE))
+        np.testing.assert_array_equal(sample["image"], X[place % 3].reshape(SHAPE))
 
 
 def test_without_labels_there_are_none(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=X)
-    assert next(open_replay(tmp_path / "a.npz", SHAPE))[1] is None
+    assert next(open_replay(tmp_path / "a.npz", INPUTS))[1] is None
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_a_file_that_does_not_fit_the_model_is_refused(
 ) -> None:
     np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=said) as caught:
-        open_replay(tmp_path / "a.npz", SHAPE)
+        open_replay(tmp_path / "a.npz", INPUTS)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -60,13 +61,13 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"text", b"PK\x03\x04", b"\x93NUMPY"):
         path.write_bytes(content)
         with pytest.raises(InputError):
-            open_replay(path, SHAPE)
+            open_replay(path, INPUTS)
 
 
 def test_a_plain_array_file_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", X)
     with pytest.raises(InputError):
-        open_replay(tmp_path / "a.npy", SHAPE)
+        open_replay(tmp_path / "a.npy", INPUTS)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -79,9 +80,35 @@ def test_a_damaged_file_is_refused(tmp_path: Path, save: object) -> None:
     content[middle : middle + 40] = bytes(40)
     path.write_bytes(content)
     with pytest.raises(InputError):
-        open_replay(path, SHAPE)
+        open_replay(path, INPUTS)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
-        open_replay(tmp_path / "none.npz", SHAPE)
+        open_replay(tmp_path / "none.npz", INPUTS)
+
+
+TEXT = [
+    {"name": "ids", "dtype": "int64", "shape": [1, 4]},
+    {"name": "mask", "dtype": "bool", "shape": [1, 4]},
+]
+
+
+def test_a_model_with_several_inputs_gets_each_by_its_name(tmp_path: Path) -> None:
+    ids, mask = np.arange(12).reshape(3, 4), np.ones((3, 1, 4), np.bool_)
+    np.savez(tmp_path / "a.npz", ids=ids, mask=mask)
+    sample, label = next(open_replay(tmp_path / "a.npz", TEXT))
+    assert label is None
+    assert {name: (array.dtype.name, array.shape) for name, array in sample.items()} == {
+        "ids": ("int64", (1, 4)),
+        "mask": ("bool", (1, 4)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(2, "unequal numbers of samples: ids 3, mask 2"), (0, r"mask is bool \[0")]
+)
+def test_inputs_that_do_not_belong_together_are_refused(tmp_path: Path, count: int, said: str) -> None:
+    np.savez(tmp_path / "a.npz", ids=np.arange(12).reshape(3, 4), mask=np.ones((count, 4), np.bool_))
+    with pytest.raises(InputError, match=said):
+        open_replay(tmp_path / "a.npz", TEXT)

@@ -171,7 +171,7 @@ class Classifier:
 def samples(*pairs: tuple[int, int | None]) -> Iterator[Sample]:
     while True:
         for value, label in pairs:
-            yield np.full((1, 1), value, np.float32), label
+            yield {"x": np.full((1, 1), value, np.float32)}, label
 
 
 def reports(

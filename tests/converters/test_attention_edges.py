@@ -111,12 +111,29 @@ def test_constant_masks_choose_for_int8(fill: float) -> None:
         assert (found["SELECT_V2"], found["ADD"]) == (1, 1)
 
 
-def test_a_bias_of_scores_is_added_for_int8_too() -> None:
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_bias_of_scores_is_added_for_int8_too(hides: bool) -> None:
     b = Building(4)
     x = b.input(1, 4, 4)
-    biased = b.node("Add", b.node("MatMul", x, b.node("Transpose", x, perm=[0, 2, 1])), b.normal(4, 4))
+    bias = weights(4, 4) - np.triu(np.full((4, 4), 1e9 * hides, np.float32), 1)
+    biased = b.node("Add", b.node("MatMul", x, b.node("Transpose", x, perm=[0, 2, 1])), b.constant(bias))
     model = b.model(b.node("MatMul", b.node("Softmax", biased, axis=-1), x))
     assert "SELECT_V2" not in operators(lower(model, int8=True))
+
+
+@pytest.mark.parametrize("case", ["one query for all", "heads across entries", "rows repeated"])
+def test_repetition_that_is_not_of_heads_stays(case: str) -> None:
+    b = Building(6)
+    x = b.input(4, 3, 5, 4)
+    wide = b.node("Expand", b.node("Unsqueeze", x, b.integers(2)), b.integers(4, 3, 2, 5, 4))
+    if case == "one query for all":
+        right, left = b.node("Reshape", wide, b.integers(4, 6, 5, 4)), b.normal(4, 1, 7, 5)
+    elif case == "heads across entries":
+        right, left = b.node("Reshape", wide, b.integers(8, 3, 5, 4)), b.normal(8, 3, 7, 5)
+    else:
+        right, left = b.node("Reshape", wide, b.integers(4, 3, 10, 4)), b.normal(4, 3, 7, 10)
+    found = operators(assert_same(b.model(b.node("MatMul", b.node("Abs", left), right))))
+    assert "BROADCAST_TO" in found
 
 
 def test_an_expansion_that_something_else_reads_stays_for_it() -> None:

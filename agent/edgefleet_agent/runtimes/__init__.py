@@ -24,7 +24,7 @@ RUNTIMES: dict[str, tuple[str, str]] = {
 class Model(Protocol):
     """A model opened in a runtime."""
 
-    def infer(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Run once: input name → array in the file's own layout; returns output name → array."""
         ...
 

@@ -20,7 +20,7 @@ class _Model:
         self._request = compiled.create_infer_request()
         self._outputs = {output.get_any_name(): output for output in compiled.outputs}
 
-    def infer(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Run once."""
         results = self._request.infer(dict(inputs))
         return {name: results[output] for name, output in self._outputs.items()}

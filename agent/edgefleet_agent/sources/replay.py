@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefleet.errors import InputError
 
-Sample = tuple[NDArray[np.float32], int | None]
+Array = NDArray[np.generic]
+Sample = tuple[dict[str, Array], int | None]
 
 
-def open_replay(path: Path, shape: tuple[int, ...]) -> Iterator[Sample]:
-    """Endless (input of `shape`, label or None); raises InputError for a file that does not fit the model."""
+def open_replay(path: Path, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
+    """Endless (input name → array of the model's shape, label or None); raises InputError for a file that does not fit.
+
+    `inputs` are the variant's, as its settings layer has them; the one input of a model may also be called `x`.
+    """
     doing = f"opening the replay source {path}"
+    names = [spec["name"] for spec in inputs]
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            inputs = arrays["x"]
+            stored = {name: arrays[name if name in arrays.files or len(names) > 1 else "x"] for name in names}
             labels = arrays.get("y")
     except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(doing, f"it is not an .npz file with x ({error})", "write one with numpy.savez") from error
-    if inputs.dtype != np.float32 or inputs.shape[1:] != shape[1:] or not len(inputs):
-        found = (
-            f"x is {inputs.dtype} {list(inputs.shape)}, the model wants float32 [N, {', '.join(map(str, shape[1:]))}]"
-        )
-        raise InputError(doing, found, "give inputs in the source model's layout")
-    if labels is not None and labels.shape != (len(inputs),):
-        raise InputError(doing, f"y has the shape {list(labels.shape)}", f"give {len(inputs)} labels, or none")
+        wanted = "x" if len(names) == 1 else ", ".join(names)
+        raise InputError(
+            doing, f"it is not an .npz file with {wanted} ({error})", "write one with numpy.savez"
+        ) from error
+    for spec in inputs:
+        _check_input(stored[spec["name"]], spec, doing)
+    count = len(stored[names[0]])
+    if any(len(array) != count for array in stored.values()):
+        lengths = ", ".join(f"{name} {len(array)}" for name, array in stored.items())
+        raise InputError(doing, f"unequal numbers of samples: {lengths}", "store as many for each input")
+    if labels is not None and labels.shape != (count,):
+        raise InputError(doing, f"y has the shape {list(labels.shape)}", f"give {count} labels, or none")
     if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise InputError(doing, f"y is {labels.dtype}", "give class numbers")
-    return _endless(inputs, labels, shape)
+    shapes = {spec["name"]: tuple(spec["shape"]) for spec in inputs}
+    return _endless(stored, labels, shapes)
+
+
+def _check_input(array: Array, spec: Mapping[str, Any], doing: str) -> None:
+    shape = tuple(spec["shape"])
+    # With the batch axis of 1 or without it.
+    if str(array.dtype) == spec["dtype"] and array.size and shape in (array.shape[1:], (1, *array.shape[1:])):
+        return
+    inner = ", ".join(map(str, shape[1:] if shape[:1] == (1,) else shape))
+    found = f"{spec['name']} is {array.dtype} {list(array.shape)}, the model wants {spec['dtype']} [N, {inner}]"
+    raise InputError(doing, found, "give inputs in the source model's layout")
 
 
 def _endless(
-    inputs: NDArray[np.float32], labels: NDArray[np.integer] | None, shape: tuple[int, ...]
+    stored: Mapping[str, Array], labels: NDArray[np.integer] | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[Sample]:
     while True:
-        for place, sample in enumerate(inputs):
-            yield sample.reshape(shape), None if labels is None else int(labels[place])
+        for place in range(len(next(iter(stored.values())))):
+            sample = {name: array[place].reshape(shapes[name]) for name, array in stored.items()}
+            yield sample, None if labels is None else int(labels[place])

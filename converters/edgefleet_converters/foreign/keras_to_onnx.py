@@ -48,17 +48,15 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
 
 def _convert(model: Path, output: Path, shapes: dict[str, list[int]], *, trust: bool) -> tuple[list[str], list[str]]:
     function, signature, outputs = (_saved_model if model.is_dir() else _keras)(model, trust=trust)
-    import tensorflow  # noqa: PLC0415 - after the file was looked at
+    import tensorflow as tf  # noqa: PLC0415 - after the file was looked at
     import tf2onnx  # noqa: PLC0415 - the same
 
-    wanted = [
-        tensorflow.TensorSpec(_static(name, shape, shapes), dtype, name=name) for name, shape, dtype in signature
-    ]
+    wanted = [tf.TensorSpec(_static(name, shape, shapes), dtype, name=name) for name, shape, dtype in signature]
     unknown = set(shapes) - {name for name, _, _ in signature}
     if unknown:
         listed = ", ".join(name for name, _, _ in signature)
-        raise _RefusedError(f"--shape {sorted(unknown)[0]}: the model has no such input", f"its inputs are: {listed}")
-    proto, _ = tf2onnx.convert.from_function(tensorflow.function(function), wanted, opset=OPSET)
+        raise _RefusedError(f"--shape {min(unknown)}: the model has no such input", f"its inputs are: {listed}")
+    proto, _ = tf2onnx.convert.from_function(tf.function(function), wanted, opset=OPSET)
     _rename_outputs(proto, outputs)
     output.write_bytes(proto.SerializeToString())
     return [name for name, _, _ in signature], outputs
@@ -122,9 +120,9 @@ def _keras(path: Path, *, trust: bool) -> tuple[Any, list[tuple[str, Any, Any]],
 
 def _flat(found: Any) -> list[Any]:
     """Outputs in the model's order."""
-    import tensorflow  # noqa: PLC0415 - after the file was looked at
+    import tensorflow as tf  # noqa: PLC0415 - after the file was looked at
 
-    return list(tensorflow.nest.flatten(found))
+    return list(tf.nest.flatten(found))
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -147,7 +145,9 @@ def _keras_config(path: Path) -> tuple[str, Any]:
     with h5py.File(path, "r") as file:
         config = file.attrs.get("model_config")
         if config is None:
-            raise _RefusedError("it holds weights only, no model", "save the whole model with model.save('model.keras')")
+            raise _RefusedError(
+                "it holds weights only, no model", "save the whole model with model.save('model.keras')"
+            )
         return str(file.attrs.get("keras_version", "2")), json.loads(config)
 
 
@@ -183,13 +183,13 @@ def _entries(config: Any) -> Iterator[dict[str, Any]]:
 
 def _load_keras(path: Path, version: str, *, trust: bool) -> Any:
     """Files of Keras 1 and 2 through tf_keras: Keras 3 refuses what they say of DepthwiseConv2D, among others."""
-    if version.split(".")[0] in ("1", "2"):
+    if version.split(".", maxsplit=1)[0] in ("1", "2"):
         import tf_keras as tool  # noqa: PLC0415 - one of the two is enough
     else:
         import keras as tool  # noqa: PLC0415 - the same
     try:
         return tool.models.load_model(path, compile=False, safe_mode=not trust)
-    except Exception as error:  # noqa: BLE001 - Keras raises anything
+    except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         found = f"Keras {version} saved it, and it cannot be loaded ({lines[0] if lines else type(error).__name__})"
         remedy = "export the model to ONNX or as a SavedModel where it was trained"
@@ -210,13 +210,14 @@ def _saved_model(folder: Path, *, trust: bool) -> tuple[Any, list[tuple[str, Any
         raise _RefusedError("no readable saved_model.pb in this folder", "give a SavedModel's folder") from error
     if not trust:
         _refuse_operators(described)
-    import tensorflow  # noqa: PLC0415 - after the file was looked at
+    import tensorflow as tf  # noqa: PLC0415 - after the file was looked at
 
-    loaded = tensorflow.saved_model.load(str(folder))
+    loaded = tf.saved_model.load(str(folder))
     chosen = _chosen_signature(list(loaded.signatures))
     called = loaded.signatures[chosen]
     _, by_name = called.structured_input_signature
-    order = [name for name in _declared_order(described, chosen) if name in by_name]
+    # The format keeps the names in a map, which has no order: the alphabet's it is.
+    order = sorted(by_name)
     signature = [(name, _sizes(by_name[name].shape), by_name[name].dtype) for name in order]
     outputs = sorted(called.structured_outputs)
 
@@ -236,11 +237,6 @@ def _chosen_signature(names: list[str]) -> str:
         return names[0]
     found = f"it has the signatures {', '.join(names)}" if names else "it has no signature"
     raise _RefusedError(found, "save it with one signature, called serving_default")
-
-
-def _declared_order(described: Any, signature: str) -> list[str]:
-    """Input names of a signature; the format keeps them in a map, so their order is the alphabet's."""
-    return sorted({name for graph in described.meta_graphs for name in graph.signature_def[signature].inputs})
 
 
 def _sizes(shape: Any) -> list[int | None]:

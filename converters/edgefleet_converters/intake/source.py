@@ -5,8 +5,10 @@ Holds paths and facts only; the readers of this folder make it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -43,6 +45,8 @@ class Source(BaseModel):
     """Files in the work folder: the person's own may change while child processes read it."""
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    """Names of the classes, where the model itself knows them."""
     notes: tuple[str, ...] = ()
     """What the person should be told."""
 
@@ -51,3 +55,15 @@ class Source(BaseModel):
         """The form that is run as the fp32 reference: ONNX where there is one."""
         form = Form.ONNX if Form.ONNX in self.forms else next(iter(self.forms))
         return form, self.forms[form]
+
+
+def digest_of(original: Path, *meaning: object) -> str:
+    """sha256 of a file or of all files in a folder, by their names, and of what changes their meaning."""
+    found = hashlib.sha256()
+    files = sorted(path for path in original.rglob("*") if path.is_file()) if original.is_dir() else [original]
+    for path in files:
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        found.update(f"{path.relative_to(original)} {content}\n".encode())
+    found.update("\n".join(map(repr, meaning)).encode())
+    return found.hexdigest()

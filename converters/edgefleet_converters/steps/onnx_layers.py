@@ -48,6 +48,15 @@ def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
                 yield from _nodes(inner)
 
 
+def has_attention(model: onnx.ModelProto) -> bool:
+    """Whether something is weighted by a softmax of products, as one operator or in parts."""
+    weights = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
+    return any(
+        node.op_type == "Attention" or (node.op_type == "MatMul" and weights & set(node.input))
+        for node in model.graph.node
+    )
+
+
 def surviving(source: onnx.ModelProto, wanted: Iterable[str], present: Collection[str]) -> list[str]:
     """For each tensor of the source, the one that stands for it where a toolchain fused its layer into a later one.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,18 +16,22 @@ from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    TensorData,
+    TensorsData,
     quantize_static,
+    save_tensors_data,
 )
 
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.step import Context, Ranges, in_file_layout
-from edgefleet_converters.steps.onnx_layers import save_clean, surviving
+from edgefleet_converters.steps.onnx_layers import has_attention, save_clean, surviving
 from edgefleet_converters.steps.onnx_ranges import LIMITS, find_ranges
 from edgefleet_converters.steps.prepare_onnx import prepare
 
-Feed = Mapping[str, NDArray[np.generic]]
-
 _ACTIVATIONS = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+PRODUCTS = ("Conv", "ConvTranspose", "Gather", "Gemm", "MatMul")
+"""All that becomes int8 where there is attention. Under one scale with the -10,000 of its mask, scores would be one level,
+and the sums of a LayerNormalization lose what they are taken for: a BERT encoder came to 8 dB."""
 
 
 class _Samples(CalibrationDataReader):  # type: ignore[misc] # onnxruntime ships no types
@@ -48,14 +51,9 @@ def run(artefact: Artefact, context: Context) -> Artefact:
     prepare(artefact.files[0], prepared)
     feeds = in_file_layout(artefact, context.samples)
     ranges = context.settings.ranges
-    options: dict[str, Any] = {"CalibMovingAverage": ranges is Ranges.MEAN}
+    cache = context.folder / "ranges.json"
     if ranges in LIMITS:
-        found = find_ranges(prepared, feeds, ranges, symmetric=context.settings.activations == "int8")
-        options["TensorQuantOverrides"] = {
-            name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in found.items()
-        }
-        # The tool's own ranges are overridden, all of them: one sample keeps it content.
-        feeds = feeds[:1]
+        _save_ranges(find_ranges(prepared, feeds, ranges), cache)
     quantize_static(
         prepared,
         path,
@@ -65,11 +63,22 @@ def run(artefact: Artefact, context: Context) -> Artefact:
         weight_type=QuantType.QInt8,
         activation_type=_ACTIVATIONS[context.settings.activations],
         calibrate_method=CalibrationMethod.MinMax,
+        op_types_to_quantize=list(PRODUCTS) if has_attention(onnx.load(prepared)) else None,
         nodes_to_exclude=_float_nodes(artefact.files[0], prepared, context.settings.float_tensors),
-        extra_options=options,
+        extra_options={"CalibMovingAverage": ranges is Ranges.MEAN},
+        calibration_cache_path=cache if ranges in LIMITS else None,
     )
     save_clean(onnx.load(path), path)
     return artefact.model_copy(update={"files": (path,)})
+
+
+def _save_ranges(found: Mapping[str, tuple[float, float]], path: Path) -> None:
+    """Write ranges as the quantiser's own calibration would."""
+    data = {
+        name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
+        for name, (low, high) in found.items()
+    }
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), path)
 
 
 def _float_nodes(source: Path, prepared: Path, tensors: tuple[str, ...]) -> list[str]:
