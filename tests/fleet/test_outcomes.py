@@ -29,7 +29,7 @@ def test_a_failed_generation_is_never_tried_again(lab: Lab, tmp_path: Path) -> N
     running = lab.device("pi-1").digest
     bad = lab.deploy(write_lab_package(tmp_path / "bad", seed=2, version="2.0.0", release=2, wrong=True))
     assert lab.wait_for_outcomes(bad) == {"pi-1": "failed"}
-    assert "golden outputs differ" in str(lab.device("pi-1").reason)
+    assert "golden output 'logits' differs" in str(lab.device("pi-1").reason)
     sent = lab.device("pi-1").sent_bytes
 
     # Whatever restarts, in whichever order, the desired state comes again and is only reported again.

@@ -200,7 +200,7 @@ def _load_keras(path: Path, version: str, *, trust: bool) -> Any:
 
 
 def _saved_model(folder: Path, *, trust: bool) -> tuple[Any, list[tuple[str, Any, Any]], list[str]]:
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - Keras files do not need it
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415 - Keras files do not need it
     from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415 - the same
 
     graph_file = folder / "saved_model.pb"
