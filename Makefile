@@ -4,7 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-full conformance conformance-graphs check format clean
+# Tools that cannot share one environment are tested in their own: tests/full_NAME in build/envs/NAME.
+ENVIRONMENTS := dask keras mediapipe tflite214 torch
+EXTRAS_dask := convert
+EXTRAS_keras := convert
+EXTRAS_mediapipe := convert-litert
+EXTRAS_tflite214 := convert-litert
+EXTRAS_torch := convert,convert-torch
+
+.PHONY: demo test test-environments test-full conformance conformance-graphs check format clean $(ENVIRONMENTS:%=test-%)
 
 demo: $(INSTALLED)
 	$(BIN)/edgefleet demo $(if $(KEEP),--keep)
@@ -12,8 +20,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not full"
 
+test-environments: $(ENVIRONMENTS:%=test-%)
+
+$(ENVIRONMENTS:%=test-%): test-%: build/envs/%/.installed
+	build/envs/$*/bin/python -m pytest tests/full_$*
+
 test-full: $(INSTALLED)
 	$(BIN)/python -m pytest
+	$(MAKE) test-environments
 
 conformance: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m conformance
@@ -33,6 +47,12 @@ format: $(INSTALLED)
 
 clean:
 	rm -rf build $(VENV)
+
+build/envs/%/.installed: constraints/%.txt
+	$(PYTHON) -m venv --clear build/envs/$*
+	build/envs/$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< --editable ".[$(EXTRAS_$*),test]"
+	build/envs/$*/bin/python -m pip check --disable-pip-version-check
+	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("edgefleet needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

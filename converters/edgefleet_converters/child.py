@@ -5,12 +5,16 @@ Does not pool or reuse processes: a toolchain's memory and its global state go w
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +28,12 @@ Result = TypeVar("Result", bound=BaseModel)
 
 # openvino and nncf report their use over the network through this package, and do without it if missing.
 _TELEMETRY = "openvino_telemetry"
+# What Python, C++ and the runtimes say when an allocation fails.
+_OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate", "out of memory")
+
+# For `stop_all`: the signal comes to the main thread, and the children are other threads'.
+_waited_for: weakref.WeakSet[subprocess.Popen[str]] = weakref.WeakSet()
+_registering = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +43,16 @@ class Interpreter:
     command: tuple[str, ...]
     search_path: str | None
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables of its processes."""
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return kept if self.search_path is None else {**kept, "PYTHONPATH": self.search_path}
 
-def _own() -> Interpreter:
-    path = os.pathsep.join(path for path in sys.path if path)
-    return Interpreter((sys.executable, "-m", "edgefleet_converters.child"), path)
+
+def own_interpreter(module: str) -> Interpreter:
+    """This Python, seeing what this process sees, running a module."""
+    return Interpreter((sys.executable, "-m", module), os.pathsep.join(path for path in sys.path if path))
 
 
 class ChildFailedError(Exception):
@@ -60,38 +76,81 @@ class _Outcome(BaseModel):
 
 
 def call(
-    function: str, job: BaseModel, result: type[Result], *, timeout_s: float, interpreter: Interpreter | None = None
+    function: str,
+    job: BaseModel,
+    result: type[Result],
+    *,
+    timeout_s: float,
+    memory_bytes: int | None = None,
+    interpreter: Interpreter | None = None,
 ) -> Result:
     """Run `module:function` on `job` in a new process; raises its EdgefleetError, or ChildFailedError.
 
-    Another `interpreter` than this one takes the same arguments: the function, and the file for its outcome.
+    `memory_bytes` limits what it may allocate, mapped files not counted; None: no limit. Another `interpreter` than
+    this one takes the same arguments: the function, and the file for its outcome.
     """
-    python = interpreter or _own()
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if python.search_path is not None:
-        variables["PYTHONPATH"] = python.search_path
+    python = interpreter or own_interpreter("edgefleet_converters.child")
+    pipe = subprocess.PIPE
     with tempfile.TemporaryDirectory(prefix="edgefleet-job-") as folder:
         answer = Path(folder) / "outcome.json"
         command = [*python.command, function, str(answer)]
-        try:
-            done = subprocess.run(
-                command,
-                input=job.model_dump_json(),
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                check=False,
-                cwd=folder,
-                env=variables,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ChildFailedError(f"it did not finish in {timeout_s:.0f} s") from error
+        # In a process group of its own: a Ctrl-C reaches us alone, and a kill all that a toolchain has started.
+        with subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=folder, env=python.variables, process_group=0
+        ) as process:
+            try:
+                with _registering:
+                    _waited_for.add(process)
+                limit(process.pid, memory_bytes)
+                _, said = process.communicate(job.model_dump_json(), timeout=timeout_s)
+            except subprocess.TimeoutExpired as error:
+                _kill(process)
+                raise ChildFailedError(f"it did not finish in {timeout_s:.0f} s") from error
+            except BaseException:
+                _kill(process)
+                raise
         if not answer.exists():
-            raise ChildFailedError(_cause_of_death(done.returncode, done.stderr))
+            raise _explained(ChildFailedError(_cause_of_death(process.returncode, said)), memory_bytes)
         outcome = _Outcome.model_validate_json(answer.read_bytes())
     if outcome.result is None:
-        raise _revived(outcome.failure)
+        raise _explained(_revived(outcome.failure), memory_bytes)
     return result.model_validate_json(outcome.result)
+
+
+def stop_all() -> None:
+    """Kill every child of this process's `call`s, and what it started; each call raises ChildFailedError."""
+    with _registering:
+        running = list(_waited_for)
+    for process in running:
+        if process.poll() is None:
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def block_telemetry() -> None:
+    """Make this process, a child, unable to import what would report its use."""
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment] # import machinery reads None as "not installed"
+
+
+def limit(pid: int, memory_bytes: int | None) -> None:
+    """Limit what a child may allocate; it waits for its job, so the limit is there before any model is."""
+    if memory_bytes is not None:
+        # One that is dead already says so itself.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+def _explained(error: Exception, memory_bytes: int | None) -> Exception:
+    """The same error, with the limit where it was about memory."""
+    if memory_bytes is None or not isinstance(error, ChildFailedError):
+        return error
+    if not any(word in str(error) for word in _OUT_OF_MEMORY):
+        return error
+    return ChildFailedError(f"{error}; it may allocate {memory_bytes // 2**20} MiB")
 
 
 def _cause_of_death(code: int, stderr: str) -> str:
@@ -112,7 +171,7 @@ def _revived(failure: _Failure | None) -> Exception:
 
 def main(function: str, answer: Path) -> None:
     """The child's side: read the job from standard input, call the function, write the outcome."""
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment] # import machinery reads None as "not installed"
+    block_telemetry()
     module, name = function.split(":")
     try:
         result: BaseModel = getattr(importlib.import_module(module), name)(sys.stdin.read())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,42 @@ import click
 from edgefleet.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
+    from edgefleet.package.manifest import TensorSpec
+    from edgefleet_converters import recipe_flow
+    from edgefleet_converters.conversion.check import Comparison
     from edgefleet_converters.conversion.file_facts import Border
     from edgefleet_converters.conversion.flow import Converted
 
-# Runtime → (module of its flow, extra that installs what it needs).
-TARGETS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"litert": ("edgefleet_converters.conversion.flow", "convert-litert")}
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A runtime: the module of its flow, the extra that installs what it needs, and what it can be asked for.
+
+    Precisions by the names of profile.Precision, whose module takes longer to load than an fp32 conversion.
+    """
+
+    flow: str
+    extra: str
+    precisions: tuple[str, ...]
+
+
+_RECIPES = "edgefleet_converters.recipe_flow"
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        "litert": Target(
+            "edgefleet_converters.conversion.flow",
+            "convert-litert",
+            ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights"),
+        ),
+        "onnxruntime": Target(_RECIPES, "convert-onnx", ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights")),
+        "openvino": Target(_RECIPES, "convert-openvino", ("fp32", "fp16", "int8", "int8-weights", "int4-weights")),
+    }
 )
-# The names of profile.Precision, whose module takes longer to load than an fp32 conversion of a small model.
-PRECISIONS = ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights")
+PRECISIONS = tuple(dict.fromkeys(name for target in TARGETS.values() for name in target.precisions))
+# Options by the names of their flow's fields, and what they are when nobody gives them.
+_LITERT_ONLY: Mapping[str, object] = MappingProxyType(
+    {"keep_layout": False, "border": "float32", "mean": None, "std": None, "bisect": False, "input_layout": {}}
+)
 
 _FILE = click.Path(path_type=Path)
 
@@ -53,20 +81,38 @@ _FILE = click.Path(path_type=Path)
 @click.option("--bisect", is_flag=True, help="Name the first tensor that differs from ONNX Runtime.")
 def app(target: str, shapes: Sequence[str], dims: Sequence[str], layouts: Sequence[str], **options: Any) -> None:
     """Convert MODEL (ONNX) into one file for one runtime, check it, and say what it is."""
-    module, extra = TARGETS[target]
+    chosen = TARGETS[target]
+    if options["precision"] not in chosen.precisions:
+        found = f"it has no {options['precision']} here"
+        raise InputError(f"converting for {target}", found, f"choose one of {', '.join(chosen.precisions)}")
+    options["shapes"] = {name: read_sizes(name, text) for name, text in read_pairs("--shape", shapes).items()}
+    options["dims"] = {name: read_size("--dim", name, text) for name, text in read_pairs("--dim", dims).items()}
+    options["input_layout"] = {
+        name: _layout(name, text) for name, text in read_pairs("--input-layout", layouts).items()
+    }
     try:
-        flow = importlib.import_module(module)
+        flow = importlib.import_module(chosen.flow)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"converting for {target}", error.name or "onnx", extra) from error
-    request = flow.Request(
-        shapes={name: read_sizes(name, text) for name, text in read_pairs("--shape", shapes).items()},
-        dims={name: read_size("--dim", name, text) for name, text in read_pairs("--dim", dims).items()},
-        input_layout={name: _layout(name, text) for name, text in read_pairs("--input-layout", layouts).items()},
-        **options,
-    )
-    result = flow.convert(request, lambda text: click.echo(f"note: {text}", err=True))
-    for title, line in _summary(result, target):
+        raise MissingExtraError(f"converting for {target}", error.name or "onnx", chosen.extra) from error
+    if chosen.flow == _RECIPES:
+        options = _of_recipes(target, options)
+    result = flow.convert(flow.Request(**options), lambda text: click.echo(f"note: {text}", err=True))
+    rows = _recipe_summary(result, target) if chosen.flow == _RECIPES else _litert_summary(result)
+    for title, line in rows:
         click.echo(f"{title:<9} {line}")
+
+
+def _of_recipes(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that every runtime has; raises InputError for one that only LiteRT has."""
+    given = [name for name, default in _LITERT_ONLY.items() if options[name] != default]
+    if given:
+        shown = ", ".join({"border": "--io"}.get(name, f"--{name.replace('_', '-')}") for name in given)
+        remedy = "leave it out: the file keeps the source's inputs and outputs"
+        raise InputError(f"converting for {target}", f"{shown} is for --to litert only", remedy)
+    from edgefleet_device_profiles.profile import Precision, Runtime  # noqa: PLC0415 - costs time that fp32 never needs
+
+    kept = {name: value for name, value in options.items() if name not in _LITERT_ONLY}
+    return kept | {"runtime": Runtime(target), "precision": Precision(options["precision"])}
 
 
 def read_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -83,12 +129,14 @@ def read_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def read_size(option: str, name: str, text: str) -> int:
+    """A size from 1; raises InputError."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise InputError(f"reading {option} {name}={text}", f"{text!r} is not a size", "write whole numbers from 1")
     return int(text)
 
 
 def read_sizes(name: str, text: str) -> tuple[int, ...]:
+    """The shape of an input; raises InputError."""
     return tuple(read_size("--shape", name, part) for part in text.split(","))
 
 
@@ -99,28 +147,48 @@ def _layout(name: str, text: str) -> str:
     return text
 
 
-def _summary(result: Converted, target: str) -> list[tuple[str, str]]:
+def _litert_summary(result: Converted) -> list[tuple[str, str]]:
     facts = result.facts
-    listed = ", ".join(f"{count} {name}" for name, count in facts.operators.items())
-    rows = [
-        ("wrote", f"{result.path} ({target} {result.precision}, {result.size_bytes:,} bytes)"),
-        ("operators", f"{sum(facts.operators.values())}: {listed}"),
+    return [
+        ("wrote", f"{result.path} (litert {result.precision}, {result.size_bytes:,} bytes)"),
+        ("operators", _counted(facts.operators)),
         ("fused", f"{facts.fused} activations; {facts.transposes} transposes"),
         ("outside", _outside(result)),
         ("runtime", f"TensorFlow Lite {facts.min_runtime} or newer"),
         *(("input", _described(item)) for item in facts.inputs),
         *(("output", _described(item)) for item in facts.outputs),
+        *_check_rows(result.comparison),
+        *([("bisect", result.bisected)] if result.bisected else []),
+        ("seconds", _timed(result.seconds)),
     ]
-    if result.comparison is None:
-        rows.append(("check", "skipped (--no-check)"))
-    elif result.comparison.without_reference:
-        rows.append(("check", f"not possible: {result.comparison.without_reference}"))
-    else:
-        rows += [("check", f"{item.name}: {item.text}") for item in result.comparison.outputs]
-    if result.bisected:
-        rows.append(("bisect", result.bisected))
-    rows.append(("seconds", ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in result.seconds.items())))
-    return rows
+
+
+def _recipe_summary(result: recipe_flow.Converted, target: str) -> list[tuple[str, str]]:
+    paths = " and ".join(map(str, result.paths))
+    return [
+        ("wrote", f"{paths} ({target} {result.precision}, {result.size_bytes:,} bytes)"),
+        ("operators", _counted(result.operators)),
+        *(("input", _shown(item)) for item in result.inputs),
+        *(("output", _shown(item)) for item in result.outputs),
+        *_check_rows(result.comparison),
+        ("seconds", _timed(result.seconds)),
+    ]
+
+
+def _counted(operators: Mapping[str, int]) -> str:
+    return f"{sum(operators.values())}: {', '.join(f'{count} {name}' for name, count in operators.items())}"
+
+
+def _timed(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
+
+
+def _check_rows(comparison: Comparison | None) -> list[tuple[str, str]]:
+    if comparison is None:
+        return [("check", "skipped (--no-check)")]
+    if comparison.without_reference:
+        return [("check", f"not possible: {comparison.without_reference}")]
+    return [("check", f"{item.name}: {item.text}") for item in comparison.outputs]
 
 
 def _outside(result: Converted) -> str:
@@ -140,3 +208,7 @@ def _described(border: Border) -> str:
     if border.scale is not None:
         text += f", scale {border.scale:.6g}, zero point {border.zero_point}"
     return text
+
+
+def _shown(spec: TensorSpec) -> str:
+    return f"{spec.name}: {spec.dtype} [{', '.join(map(str, spec.shape))}]"

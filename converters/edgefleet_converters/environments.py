@@ -28,6 +28,9 @@ CACHE_VARIABLE = "EDGEFLEET_CACHE"
 PINS_FOLDER = Path(__file__).parent / "environment_pins"
 FOREIGN_FOLDER = Path(__file__).parent / "foreign"
 
+# What pip says of each package that it gets from an index, and from a folder.
+_FETCHED = ("Collecting ", "Processing ")
+
 Result = TypeVar("Result", bound=BaseModel)
 PythonVersion = tuple[int, int]
 
@@ -160,10 +163,10 @@ def _install(environment: Environment, python: Path, total: int, progress: Progr
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
         for line in pip.stdout or ():
             lines.append(line)
-            if line.startswith(("Collecting ", "Requirement already satisfied: ")):
-                text = line.removeprefix("Collecting ").removeprefix("Requirement already satisfied: ").split(" ")[0]
+            if line.startswith(_FETCHED):
+                package = line.split()[1].rpartition("/")[2]
                 # The last step, unpacking, has no lines of its own.
-                progress(Event(Stage.ENVIRONMENT, f"{environment.name}: {text.strip()}", min(done, total - 1), total))
+                progress(Event(Stage.ENVIRONMENT, f"{environment.name}: {package}", min(done, total - 1), total))
                 done += 1
     if pip.returncode:
         errors = [line for line in lines if line.startswith("ERROR:")] or lines

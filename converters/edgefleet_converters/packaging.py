@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from edgefleet.package.layout import write_package
 from edgefleet.package.manifest import Score, VariantFiles, VariantSpec
 from edgefleet_converters import data, gate
 from edgefleet_converters.artefact import Artefact
+from edgefleet_converters.cache import Cache
 from edgefleet_converters.golden import write_golden
 from edgefleet_converters.intake.onnx_file import read_onnx
 from edgefleet_converters.plan import PlannedVariant, RefusedPair, make_plan
-from edgefleet_converters.progress import Event, Progress, Stage
+from edgefleet_converters.progress import Event, Progress, Stage, local_executor
 from edgefleet_converters.score.metrics import Assessment, Measured
 from edgefleet_converters.step import Samples
 from edgefleet_converters.trials import Bench, Trial, try_all
@@ -69,13 +72,21 @@ class PackageResult:
     refused: tuple[RefusedPair, ...]
 
 
-def package(request: Request, progress: Progress = lambda _event: None) -> PackageResult:
-    """Make, score and write the variants that the profiles want.
+def package(
+    request: Request,
+    progress: Progress = lambda _event: None,
+    *,
+    executor: Executor | None = None,
+    cache: Cache | None = None,
+) -> PackageResult:
+    """Make, score and write the variants that the profiles want; on this machine's processors unless told otherwise.
 
     Raises an EdgefleetError, and has written nothing to `request.folder` then.
     """
-    with tempfile.TemporaryDirectory(prefix="edgefleet-package-") as work:
-        bench, samples = _intake(request, Path(work), progress)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgefleet-package-")))
+        workers = executor or stack.enter_context(local_executor())
+        bench, samples = _intake(request, work, progress, workers, cache)
         plan = make_plan(request.profiles, tuple(bench.source.forms))
         trials = try_all(bench, plan.variants)
         outcomes = _gate(trials)
@@ -83,7 +94,9 @@ def package(request: Request, progress: Progress = lambda _event: None) -> Packa
     return PackageResult(request.folder, digest, outcomes, plan.refused)
 
 
-def _intake(request: Request, work: Path, progress: Progress) -> tuple[Bench, Samples]:
+def _intake(
+    request: Request, work: Path, progress: Progress, executor: Executor, cache: Cache | None
+) -> tuple[Bench, Samples]:
     """Read and check everything that the person gave, before any work is done on it."""
     progress(Event(Stage.INTAKE, str(request.model)))
     _check_request(request)
@@ -102,7 +115,8 @@ def _intake(request: Request, work: Path, progress: Progress) -> tuple[Bench, Sa
     files = (work / "calibration.npz", work / "samples.npz")
     np.savez(files[0], allow_pickle=False, **calibration)
     np.savez(files[1], allow_pickle=False, **evaluation.samples)
-    return Bench(source, labels, *files, work, request.max_drop, progress), evaluation.samples
+    limits = gate.Limits(max_drop=request.max_drop)
+    return Bench(source, labels, *files, work, limits, progress, executor, cache), evaluation.samples
 
 
 def _check_request(request: Request) -> None:

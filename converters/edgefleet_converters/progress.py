@@ -1,16 +1,18 @@
 """Progress of a packaging run: events for whoever watches, and independent jobs that report when they finish.
 
-Does not draw anything; the command line and the demo do.
+Does not draw anything; the command line and the demo do. Does not own the executor that the jobs run on.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
+
+from edgefleet_converters import child
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -45,23 +47,53 @@ class Event:
 
 Progress = Callable[[Event], None]
 
+_STOP_AGAIN_S = 0.2
+
+
+def local_executor(workers: int | None = None) -> Executor:
+    """Threads of this process, one per processor unless told: each job waits for a child process of its own."""
+    return ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1)
+
 
 def run_jobs(
-    jobs: Mapping[Key, Callable[[], Value]], stage: Stage, progress: Progress, label: Callable[[Key], str]
+    jobs: Mapping[Key, Callable[[], Value]],
+    stage: Stage,
+    progress: Progress,
+    label: Callable[[Key], str],
+    executor: Executor,
 ) -> dict[Key, Value]:
-    """Run jobs that wait for child processes, one per processor at a time; results in the jobs' order.
+    """Run independent jobs on an executor, which stays open; results in the jobs' order.
 
-    The first exception is raised once the jobs that already run have ended; the others are not started.
+    For an executor of other processes the jobs must be picklable, and see the same folders there. The first exception
+    is raised once the jobs that already run have ended; the others are not started. An interrupt kills the children.
     """
     finished: dict[Key, Value] = {}
     progress(Event(stage, ", ".join(label(key) for key in jobs), 0, len(jobs)))
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        futures = {pool.submit(job): key for key, job in jobs.items()}
-        try:
-            for future in as_completed(futures):
-                finished[futures[future]] = future.result()
-                progress(Event(stage, label(futures[future]), len(finished), len(jobs)))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    futures: dict[Future[Value], Key] = {}
+    try:
+        futures.update((executor.submit(job), key) for key, job in jobs.items())
+        for future in as_completed(futures):
+            finished[futures[future]] = future.result()
+            progress(Event(stage, label(futures[future]), len(finished), len(jobs)))
+    except Exception:
+        _cancel(futures)
+        wait(futures)
+        raise
+    except BaseException:
+        _cancel(futures)
+        _interrupt(futures)
+        raise
     return {key: finished[key] for key in jobs}
+
+
+def _cancel(futures: Collection[Future[Value]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _interrupt(futures: Collection[Future[Value]]) -> None:
+    """Kill children until nobody waits for one: a job may have been about to start its own."""
+    waiting = set(futures)
+    while waiting:
+        child.stop_all()
+        waiting = wait(waiting, timeout=_STOP_AGAIN_S).not_done

@@ -34,17 +34,27 @@ def _onnx_or_tflite(*steps: str) -> Mapping[Form, tuple[str, ...]]:
     return MappingProxyType({Form.ONNX: steps, Form.TFLITE: steps})
 
 
+def _lowered(lowering: str, *steps: str) -> Mapping[Form, tuple[str, ...]]:
+    """A .tflite file of the person's own takes the place of the one that the lowering makes."""
+    return MappingProxyType({Form.ONNX: (lowering, *steps), Form.TFLITE: steps or ("keep_tflite",)})
+
+
+def _torch(*steps: str) -> Mapping[Form, tuple[str, ...]]:
+    return MappingProxyType({Form.TORCH: steps})
+
+
 _LITERT, _OPENVINO, _ORT = "convert-litert", "convert-openvino", "convert-onnx"
+_EXECUTORCH, _COREML = "convert-executorch", "convert-coreml"
 
 RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
     {
-        (Runtime.LITERT, Precision.FP32): Recipe(_LITERT, _onnx("lower_tflite")),
-        (Runtime.LITERT, Precision.FP16): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_fp16")),
+        (Runtime.LITERT, Precision.FP32): Recipe(_LITERT, _lowered("lower_tflite")),
+        (Runtime.LITERT, Precision.FP16): Recipe(_LITERT, _lowered("lower_tflite", "quantize_tflite_fp16")),
         (Runtime.LITERT, Precision.INT8): Recipe(
-            _LITERT, _onnx("lower_tflite_int8", "quantize_tflite"), calibrated=True
+            _LITERT, _lowered("lower_tflite_int8", "quantize_tflite"), calibrated=True
         ),
-        (Runtime.LITERT, Precision.INT8_DYNAMIC): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_dynamic")),
-        (Runtime.LITERT, Precision.INT4_WEIGHTS): Recipe(_LITERT, _onnx("lower_tflite", "quantize_tflite_int4")),
+        (Runtime.LITERT, Precision.INT8_DYNAMIC): Recipe(_LITERT, _lowered("lower_tflite", "quantize_tflite_dynamic")),
+        (Runtime.LITERT, Precision.INT4_WEIGHTS): Recipe(_LITERT, _lowered("lower_tflite", "quantize_tflite_int4")),
         (Runtime.OPENVINO, Precision.FP32): Recipe(_OPENVINO, _onnx_or_tflite("convert_openvino")),
         (Runtime.OPENVINO, Precision.FP16): Recipe(_OPENVINO, _onnx_or_tflite("convert_openvino_fp16")),
         (Runtime.OPENVINO, Precision.INT8): Recipe(_OPENVINO, _onnx_or_tflite("quantize_openvino"), calibrated=True),
@@ -55,5 +65,16 @@ RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
         (Runtime.ONNXRUNTIME, Precision.INT8): Recipe(_ORT, _onnx("quantize_onnx"), calibrated=True),
         (Runtime.ONNXRUNTIME, Precision.INT8_DYNAMIC): Recipe(_ORT, _onnx("quantize_onnx_dynamic")),
         (Runtime.ONNXRUNTIME, Precision.INT4_WEIGHTS): Recipe(_ORT, _onnx("quantize_onnx_int4")),
+        (Runtime.EXECUTORCH, Precision.FP32): Recipe(_EXECUTORCH, _torch("convert_executorch")),
+        (Runtime.EXECUTORCH, Precision.INT8): Recipe(
+            _EXECUTORCH, _torch("quantize_executorch", "convert_executorch"), calibrated=True
+        ),
+        (Runtime.COREML, Precision.FP16): Recipe(_COREML, _torch("convert_coreml", "bundle_coreml"), scored=False),
+        (Runtime.COREML, Precision.INT8_WEIGHTS): Recipe(
+            _COREML, _torch("convert_coreml", "quantize_coreml_int8", "bundle_coreml"), scored=False
+        ),
+        (Runtime.TENSORRT, Precision.FP32): Recipe(_ORT, _onnx("clean_onnx"), scored=False),
+        (Runtime.TENSORRT, Precision.FP16): Recipe(_ORT, _onnx("narrow_tensorrt"), scored=False),
+        (Runtime.TENSORRT, Precision.INT8): Recipe(_ORT, _onnx("quantize_tensorrt"), calibrated=True, scored=False),
     }
 )

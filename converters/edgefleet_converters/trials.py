@@ -6,6 +6,7 @@ A conversion that fails or a runtime that crashes is one trial with a reason, ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,18 +15,19 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefleet.errors import EdgefleetError, InputError
+from edgefleet.errors import InputError
 from edgefleet_converters import gate
 from edgefleet_converters.artefact import Artefact, Form
-from edgefleet_converters.child import ChildFailedError
-from edgefleet_converters.convert import ConvertJob, convert
+from edgefleet_converters.cache import Cache
+from edgefleet_converters.convert import ConvertJob
 from edgefleet_converters.golden import GOLDEN_SAMPLES
 from edgefleet_converters.intake.source import Source
+from edgefleet_converters.jobs import run_conversion, run_inference
 from edgefleet_converters.ladder import Attempt, first_attempts
 from edgefleet_converters.plan import PlannedVariant
 from edgefleet_converters.progress import Progress, Stage, run_jobs
 from edgefleet_converters.recipes import RECIPES
-from edgefleet_converters.score.infer import InferJob, infer
+from edgefleet_converters.score.infer import InferJob
 from edgefleet_converters.score.metrics import Assessment, Measured, assess
 from edgefleet_device_profiles.profile import Runtime
 
@@ -38,15 +40,17 @@ REFERENCE_RUNTIMES: Mapping[Form, Runtime] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bench:
-    """What every trial shares: the source, the data as files in the work folder, and the limits."""
+    """What every trial shares: the source, the data as files in the work folder, and the gate's limits."""
 
     source: Source
     labels: NDArray[np.int64]
     calibration_file: Path
     samples_file: Path
     work: Path
-    max_drop: float
+    limits: gate.Limits
     progress: Progress
+    executor: Executor
+    cache: Cache | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,18 +78,21 @@ def try_all(bench: Bench, planned: Sequence[PlannedVariant]) -> tuple[Trial, ...
 
 
 def _converted(bench: Bench, keys: Sequence[_Key]) -> dict[_Key, Artefact | str]:
-    return run_jobs({key: partial(_convert, bench, *key) for key in keys}, Stage.CONVERT, bench.progress, _label)
+    jobs = {key: _conversion(bench, *key) for key in keys}
+    return run_jobs(jobs, Stage.CONVERT, bench.progress, _label, bench.executor)
 
 
 def _scored(bench: Bench, made: Mapping[_Key, Artefact | str]) -> tuple[Measured, dict[_Key, Measured | str]]:
     """Outputs of the fp32 source, and of every attempt that could be made."""
     form, source = bench.source.reference
     runtime = REFERENCE_RUNTIMES[form]
-    jobs: dict[_Key | None, Callable[[], Measured | str]] = {None: partial(_measure, bench, runtime, source, "source")}
+    jobs: dict[_Key | None, Callable[[], Measured | str]] = {None: _inference(bench, runtime, source, "source")}
     for key, artefact in made.items():
         if isinstance(artefact, Artefact):
-            jobs[key] = partial(_measure, bench, key[0].runtime, artefact, _folder(*key))
-    measured = run_jobs(jobs, Stage.SCORE, bench.progress, lambda key: _label(key) if key else SOURCE_NAME)
+            jobs[key] = _inference(bench, key[0].runtime, artefact, _folder(*key))
+    measured = run_jobs(
+        jobs, Stage.SCORE, bench.progress, lambda key: _label(key) if key else SOURCE_NAME, bench.executor
+    )
     reference = measured.pop(None)
     if isinstance(reference, str):
         raise InputError(f"running the fp32 source in {runtime}", reference, "check the model")
@@ -96,12 +103,12 @@ def _trial(
     bench: Bench, key: _Key, artefact: Artefact | str, measured: Measured | str | None, reference: Measured
 ) -> Trial:
     if isinstance(artefact, str):
-        return Trial(*key, None, None, artefact, gate.judge(artefact, bench.max_drop))
+        return Trial(*key, None, None, artefact, gate.judge(artefact, bench.limits))
     if measured is None or isinstance(measured, str):
         found = measured or "it was not run"
-        return Trial(*key, artefact, None, found, gate.judge(found, bench.max_drop))
-    assessment = assess(measured, reference, bench.labels)
-    return Trial(*key, artefact, measured, assessment, gate.judge(assessment, bench.max_drop))
+        return Trial(*key, artefact, None, found, gate.judge(found, bench.limits))
+    assessment = assess(measured, reference, bench.labels, precision=key[0].precision)
+    return Trial(*key, artefact, measured, assessment, gate.judge(assessment, bench.limits))
 
 
 def _label(key: _Key) -> str:
@@ -113,8 +120,8 @@ def _folder(planned: PlannedVariant, attempt: Attempt) -> str:
     return f"{planned.name}-{attempt.label}"
 
 
-def _convert(bench: Bench, planned: PlannedVariant, attempt: Attempt) -> Artefact | str:
-    """The variant's files, or one line on why there are none."""
+def _conversion(bench: Bench, planned: PlannedVariant, attempt: Attempt) -> Callable[[], Artefact | str]:
+    """The job that makes the variant's files."""
     recipe = RECIPES[planned.runtime, planned.precision]
     form = next(form for form in recipe.steps if form in bench.source.forms)
     job = ConvertJob(
@@ -126,14 +133,11 @@ def _convert(bench: Bench, planned: PlannedVariant, attempt: Attempt) -> Artefac
         calibration=bench.calibration_file if recipe.calibrated else None,
         folder=bench.work / _folder(planned, attempt),
     )
-    try:
-        return convert(job)
-    except EdgefleetError as error:
-        return str(error)
+    return partial(run_conversion, job, bench.cache)
 
 
-def _measure(bench: Bench, runtime: Runtime, artefact: Artefact, name: str) -> Measured | str:
-    """Outputs of one file, or one line on why there are none: a crash of the runtime is a finding."""
+def _inference(bench: Bench, runtime: Runtime, artefact: Artefact, name: str) -> Callable[[], Measured | str]:
+    """The job that runs one file over the samples."""
     job = InferJob(
         runtime=runtime,
         artefact=artefact,
@@ -141,7 +145,4 @@ def _measure(bench: Bench, runtime: Runtime, artefact: Artefact, name: str) -> M
         repeats=GOLDEN_SAMPLES,
         outputs=bench.work / f"{name}.outputs.npz",
     )
-    try:
-        return infer(job)
-    except ChildFailedError as error:
-        return str(error)
+    return partial(run_inference, job, bench.cache)

@@ -18,7 +18,7 @@ from converters.convert_runs import Array, convert, converted, model, refusal, t
 from converters.onnx_models import weights
 from edgefleet.errors import GateError
 from edgefleet_converters.conversion.check import TOLERANCES, Comparison, Difference
-from edgefleet_converters.conversion.comparison import of_rows
+from edgefleet_converters.conversion.differences import of_rows
 from edgefleet_converters.tflite import lowering
 from edgefleet_converters.tflite.emitter import Emitter
 from edgefleet_converters.tflite.graph import Node

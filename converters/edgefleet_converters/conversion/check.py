@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from edgefleet.errors import GateError, MissingExtraError
 from edgefleet_converters import child
-from edgefleet_converters.conversion.samples import Samples
+from edgefleet_converters.conversion.samples import InputLike, Samples
 from edgefleet_converters.conversion.tensors import Array, TensorLayout, layouts, save_feeds
 from edgefleet_converters.tflite import LoweredTensor
 from edgefleet_device_profiles.profile import Precision
@@ -122,7 +122,7 @@ def compare(
             raise GateError("checking the file in LiteRT", f"it does not run: {error}", remedy) from error
 
 
-def make_feeds(inputs: Sequence[LoweredTensor], golden: Samples | None) -> Samples:
+def make_feeds(inputs: Sequence[InputLike], golden: Samples | None) -> Samples:
     """Seeded random samples, and the first of the person's own where there are any.
 
     Where there are any, the random ones are mixed from them, value by value: a quantised file saturates by design on
@@ -137,7 +137,7 @@ def make_feeds(inputs: Sequence[LoweredTensor], golden: Samples | None) -> Sampl
     return feeds
 
 
-def _random(spec: LoweredTensor, own: Array | None, generator: np.random.Generator) -> Array:
+def _random(spec: InputLike, own: Array | None, generator: np.random.Generator) -> Array:
     shape, dtype = (RANDOM_SAMPLES, *spec.shape), np.dtype(spec.dtype)
     if own is not None:
         return np.take_along_axis(own, generator.integers(0, len(own), shape), axis=0)

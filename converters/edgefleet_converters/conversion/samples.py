@@ -51,14 +51,19 @@ def load_samples(path: Path, inputs: Sequence[InputLike], doing: str = "") -> Sa
             raise InputError(doing, "no .npy or .npz file in this folder", "store one sample or stack in each")
     parts = [_read(file, inputs, doing if file == path else f"{doing}, {file.name}") for file in files]
     joined = {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in inputs}
-    for name, array in joined.items():
+    refuse_unusable(joined, doing)
+    return joined
+
+
+def refuse_unusable(samples: Samples, doing: str) -> None:
+    """Raise InputError for samples that are none, or that no model can take."""
+    for name, array in samples.items():
         if len(array) == 0:
             raise InputError(doing, f"{name!r} has no samples", "store at least one")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             bad = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).sum())
             found = f"NaN or infinite values in {bad} of {len(array)} samples of {name!r}"
             raise InputError(doing, found, "remove those samples")
-    return joined
 
 
 def count(samples: Samples) -> int:
@@ -75,12 +80,12 @@ def _read(path: Path, inputs: Sequence[InputLike], doing: str) -> dict[str, Arra
     if missing:
         found = f"no array for {', '.join(map(repr, missing))} (there are: {', '.join(arrays) or 'none'})"
         raise InputError(doing, found, "store one array for each input, by its name in the model")
-    stacked = {spec.name: _stacked(arrays[spec.name], spec, doing) for spec in inputs}
-    lengths = {name: len(array) for name, array in stacked.items()}
+    found = {spec.name: stacked(arrays[spec.name], spec, doing) for spec in inputs}
+    lengths = {name: len(array) for name, array in found.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InputError(doing, f"unequal numbers of samples: {shown}", "store as many for each input")
-    return stacked
+    return found
 
 
 def _arrays(path: Path, doing: str) -> dict[str, Array]:
@@ -98,8 +103,8 @@ def _arrays(path: Path, doing: str) -> dict[str, Array]:
         raise InputError(doing, f"not a readable .npz or .npy file ({error})", remedy) from error
 
 
-def _stacked(array: Array, spec: InputLike, doing: str) -> Array:
-    """[N, *input shape] from a stack with or without the batch axis of 1, or from one sample."""
+def stacked(array: Array, spec: InputLike, doing: str) -> Array:
+    """[N, *input shape] from a stack with or without the batch axis of 1, or from one sample; raises InputError."""
     shape = spec.shape
     single = shape[:1] == (1,)
     if str(array.dtype) == spec.dtype:
@@ -111,4 +116,18 @@ def _stacked(array: Array, spec: InputLike, doing: str) -> Array:
             return array.reshape(1, *shape)
     expected = f"{spec.dtype} [N, {', '.join(map(str, shape[1:] if single else shape))}]"
     found = f"{spec.name!r} is {array.dtype} {list(array.shape)}, expected {expected}"
-    raise InputError(doing, found, "convert it to the model's input shape and dtype, in the model's layout")
+    raise InputError(doing, found, _layout_remedy(array, shape))
+
+
+# What is found against what is expected, as permutations of one image's axes.
+_LAYOUTS = {(2, 0, 1): "NHWC, and the model wants NCHW", (1, 2, 0): "NCHW, and the model wants NHWC"}
+
+
+def _layout_remedy(array: Array, shape: tuple[int, ...]) -> str:
+    """What to do about a shape or dtype that is not the input's; a known mistake is named."""
+    image = array.shape[-3:]
+    for permutation, text in _LAYOUTS.items() if len(shape) == 4 and array.ndim >= 4 else ():
+        if image != shape[1:] and tuple(image[axis] for axis in permutation) == shape[1:]:
+            axes = ", ".join(str(axis + 1) for axis in permutation)
+            return f"it looks like {text}: transpose it with (0, {axes})"
+    return "convert it to the model's input shape and dtype, in the model's layout"

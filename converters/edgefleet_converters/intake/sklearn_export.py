@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from edgefleet.errors import InputError, MissingExtraError, UnsupportedError
+from edgefleet_converters.intake.sklearn_graph import simplify
 from edgefleet_converters.intake.sklearn_model import Exported, ExportJob
 
 TARGET_OPSETS = {"": 17, "ai.onnx.ml": 3}
 """What every runtime version that a profile may carry knows."""
 INPUT = "x"
+# Operators of ai.onnx.ml that skl2onnx can write as matrix products and the like, which TFLite and OpenVINO take.
+_WITH_PLAIN_FORMS = {"LinearClassifier", "LinearRegressor", "Normalizer", "Scaler"}
+_LONGEST = 200
 
 
 def export(text: str) -> Exported:
@@ -21,25 +25,40 @@ def export(text: str) -> Exported:
     job = ExportJob.model_validate_json(text)
     doing = f"reading the model {job.origin}"
     try:
-        import skl2onnx  # noqa: PLC0415 - see above
-        from skl2onnx.common.data_types import FloatTensorType  # noqa: PLC0415 - the same
+        import skl2onnx  # noqa: F401, PLC0415 - see above
     except ModuleNotFoundError as error:
         raise MissingExtraError(doing, error.name or "skl2onnx", "convert-sklearn") from error
     estimator = _opened(job, doing)
     features = _features(estimator, doing)
-    options = {id(estimator): {"zipmap": False}} if hasattr(estimator, "classes_") else None
-    try:
-        model = skl2onnx.to_onnx(
-            estimator, initial_types=[(INPUT, FloatTensorType([1, features]))], options=options,
-            target_opset=TARGET_OPSETS,
-        )  # fmt: skip
-    except Exception as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        found = f"skl2onnx cannot express {type(estimator).__name__} ({first})"
-        raise UnsupportedError(doing, found, "use estimators that skl2onnx knows, fitted on one array") from error
-    labels, notes = _classifier_outputs(model, estimator)
+    model = _converted(estimator, features, doing)
+    texts = simplify(model)
     job.output.write_bytes(model.SerializeToString())
-    return Exported(labels=labels, notes=notes)
+    notes = tuple(f"the output {name!r} is text and is left out: the labels are in the package" for name in texts)
+    return Exported(labels=_labels(estimator), notes=notes)
+
+
+def _converted(estimator: Any, features: int, doing: str) -> Any:
+    """The ONNX model, in plain operators where skl2onnx has such a form; raises UnsupportedError."""
+    import skl2onnx  # noqa: PLC0415 - see above
+    from skl2onnx.common.data_types import FloatTensorType  # noqa: PLC0415 - see above
+
+    # Only a classifier's probabilities can be a list of dicts, and not every classifier has the option.
+    forms = [
+        {"black_op": black, "options": options}
+        for black in (_WITH_PLAIN_FORMS, None)
+        for options in ({id(estimator): {"zipmap": False}}, None)
+        if options is None or hasattr(estimator, "classes_")
+    ]
+    said = ""
+    for form in forms:
+        try:
+            return skl2onnx.to_onnx(
+                estimator, initial_types=[(INPUT, FloatTensorType([1, features]))], target_opset=TARGET_OPSETS, **form
+            )
+        except Exception as error:  # noqa: BLE001 - skl2onnx raises anything, and the last form's words are told
+            said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:_LONGEST]
+    found = f"skl2onnx cannot express {type(estimator).__name__} ({said})"
+    raise UnsupportedError(doing, found, "use estimators that skl2onnx knows, fitted on one array")
 
 
 def _opened(job: ExportJob, doing: str) -> Any:
@@ -81,19 +100,10 @@ def _features(estimator: Any, doing: str) -> int:
     return count
 
 
-def _classifier_outputs(model: Any, estimator: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Put a classifier's probabilities first, and leave out labels that are text: no runtime here gives text out."""
-    from onnx import TensorProto  # noqa: PLC0415 - see above
-
+def _labels(estimator: Any) -> tuple[str, ...]:
+    """Names of the classes; none where they are numbered from 0."""
     classes = getattr(estimator, "classes_", None)
     if classes is None or getattr(classes, "ndim", 1) != 1:
-        return (), ()
-    outputs = sorted(model.graph.output, key=lambda item: item.type.tensor_type.elem_type != TensorProto.FLOAT)
-    texts = [item.name for item in outputs if item.type.tensor_type.elem_type == TensorProto.STRING]
-    del model.graph.output[:]
-    model.graph.output.extend(item for item in outputs if item.name not in texts)
-    labels = (
-        () if [str(value) for value in classes] == [str(n) for n in range(len(classes))] else tuple(map(str, classes))
-    )
-    notes = tuple(f"the output {name!r} is text and is left out: the labels are in the package" for name in texts)
-    return labels, notes
+        return ()
+    names = tuple(map(str, classes))
+    return () if names == tuple(map(str, range(len(names)))) else names

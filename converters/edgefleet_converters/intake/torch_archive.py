@@ -31,9 +31,23 @@ _TARGET = re.compile(
     r"|_operator\.\w+|math\.\w+|torch\._?sym_\w+"
 )
 # Sizes are written as sympy expressions, which sympy evaluates as Python.
-_WORD = re.compile(r"[A-Za-z_]\w*")
-_SYMBOL = re.compile(r"[suz]\d+|FloorDiv|CleanDiv|Mod|PythonMod|Max|Min|Integer|oo")
-_EXPRESSION = re.compile(r"[\w\s+\-*/(),]*")
+_EXPRESSION = re.compile(
+    r"(Symbol\('[suz]\d+'(, \w+=True)*\)|([suz]?\d+|FloorDiv|CleanDiv|Mod|PythonMod|Max|Min|Integer|oo)\b|[\s+\-*/(),])*"
+)
+# Every other name ends up in Python source that torch generates and executes.
+_NAME = re.compile(r"[\w.+<>\- ]*")
+_TREE = re.compile(r'[\w\s.,:\[\]{}"\\-]*')
+# Conditions on the inputs' sizes, such as `L['args'][0][0].size()[0] <= 8`.
+_GUARD = re.compile(r"(L?\[('\w+'|\d+)\]|\.(size|stride|storage_offset)\(\)|(and|or|not|\d+)\b|[\s<>=!+\-*/%()])*")
+_RULES = {
+    "target": _TARGET,
+    "expr_str": _EXPRESSION,
+    "guards_code": _GUARD,
+    "in_spec": _TREE,
+    "out_spec": _TREE,
+}
+# Kept as text, and quoted where it is generated: traces of the person's source, and operators' own string arguments.
+_TEXT = frozenset({"metadata", "as_string", "as_strings"})
 
 
 def check(path: Path, load: TensorsOnly, doing: str) -> None:
@@ -78,15 +92,12 @@ def _in_json(value: object, key: str = "") -> Iterator[str]:
         if value.get("use_pickle"):
             yield "a pickled tensor"
         for name, item in value.items():
-            yield from _in_json(item, name)
+            if not _NAME.fullmatch(name):
+                yield f"the name {name[:60]!r}"
+            if name not in _TEXT:
+                yield from _in_json(item, name)
     elif isinstance(value, list):
         for item in value:
             yield from _in_json(item, key)
-    elif isinstance(value, str) and key == "target" and not _TARGET.fullmatch(value):
-        yield f"a call of {value!r}"
-    elif isinstance(value, str) and key == "expr_str" and not _is_arithmetic(value):
-        yield f"the expression {value!r}"
-
-
-def _is_arithmetic(text: str) -> bool:
-    return _EXPRESSION.fullmatch(text) is not None and all(map(_SYMBOL.fullmatch, _WORD.findall(text)))
+    elif isinstance(value, str) and not _RULES.get(key, _NAME).fullmatch(value):
+        yield f"{key} {value[:60]!r}"

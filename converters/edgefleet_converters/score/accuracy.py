@@ -16,6 +16,9 @@ from edgefleet_converters.score.interval import Floats
 
 Array = NDArray[np.generic]
 
+# Labels whose variance is below this do not vary: it is rounding.
+_STILL = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class Counted:
@@ -67,12 +70,14 @@ def mae(outputs: Array, labels: Array, weights: Floats) -> Floats:
 
 def r2(outputs: Array, labels: Array, weights: Floats) -> Floats:
     """Share of the labels' variance that is explained, all targets pooled; NaN where they do not vary."""
-    truth = rows(labels)
-    errors = np.sum((rows(outputs) - truth) ** 2, axis=1)
+    found, truth = rows(outputs), rows(labels)
+    errors = np.sum((found - truth) ** 2, axis=1)
+    # Sums of squares around a far mean would cancel.
+    truth = truth - truth.mean(axis=0)
     counts = weights.sum(axis=1)
     means = weights @ truth / counts[:, np.newaxis]
     spread = weights @ np.sum(truth**2, axis=1) - counts * np.sum(means**2, axis=1)
-    return _ratio(spread - weights @ errors, np.where(spread > 1e-12 * counts, spread, 0))
+    return _ratio(spread - weights @ errors, np.where(spread > _STILL * counts, spread, 0))
 
 
 def auc(outputs: Array, labels: Array, weights: Floats) -> Floats:
@@ -101,7 +106,7 @@ def _mean(values: Floats, weights: Floats) -> Floats:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
 METRICS: Mapping[str, Counted | Weighted] = MappingProxyType(

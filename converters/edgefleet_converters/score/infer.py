@@ -6,7 +6,7 @@ Does not compare: `metrics` does. Latency is not measured here: other children r
 from __future__ import annotations
 
 import importlib
-import resource
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,13 +18,17 @@ from pydantic import BaseModel
 
 from edgefleet_converters import child
 from edgefleet_converters.artefact import Artefact
-from edgefleet_converters.score.metrics import Arrays, Measured
+from edgefleet_converters.score.faults import Arrays
+from edgefleet_converters.score.metrics import Measured
 from edgefleet_device_profiles.profile import Runtime
 
 TIMEOUT_S = 900.0
+# Half of the machine's memory: two children run at a time on the smallest of them.
+MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 RUNNERS: Mapping[Runtime, str] = MappingProxyType(
     {
+        Runtime.EXECUTORCH: "edgefleet_converters.score.executorch_runner",
         Runtime.LITERT: "edgefleet_converters.score.litert_runner",
         Runtime.ONNXRUNTIME: "edgefleet_converters.score.onnxruntime_runner",
         Runtime.OPENVINO: "edgefleet_converters.score.openvino_runner",
@@ -51,19 +55,35 @@ class InferJob(BaseModel):
     """How many of the first samples are run `passes - 1` times more."""
     passes: int = 3
     outputs: Path
+    timeout_s: float = TIMEOUT_S
+    memory_bytes: int = MEMORY_BYTES
+    """What it may allocate, mapped files not counted."""
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What a run has to say besides its outputs."""
+
     runtime_version: str
     peak_rss_bytes: int
 
 
 def infer(job: InferJob) -> Measured:
-    """Run a job in a child process; raises ChildFailedError when the runtime refuses, crashes or hangs."""
-    answer = child.call("edgefleet_converters.score.infer:run_file", job, _Answer, timeout_s=TIMEOUT_S)
-    with np.load(job.outputs, allow_pickle=False) as stored:
+    """Run a job in a child process; raises ChildFailedError if the runtime refuses, crashes, hangs or eats memory."""
+    answer = child.call(
+        "edgefleet_converters.score.infer:run_file",
+        job,
+        Answer,
+        timeout_s=job.timeout_s,
+        memory_bytes=job.memory_bytes,
+    )
+    return read_outputs(job.outputs, job.artefact, answer)
+
+
+def read_outputs(path: Path, artefact: Artefact, answer: Answer) -> Measured:
+    """What a run left in its .npz, with what it said."""
+    with np.load(path, allow_pickle=False) as stored:
         arrays = dict(stored)
-    names = [spec.name for spec in job.artefact.outputs]
+    names = [spec.name for spec in artefact.outputs]
     return Measured(
         outputs={name: arrays[f"once:{name}"] for name in names},
         repeated={name: arrays[f"again:{name}"] for name in names},
@@ -72,7 +92,7 @@ def infer(job: InferJob) -> Measured:
     )
 
 
-def run_file(text: str) -> _Answer:
+def run_file(text: str) -> Answer:
     """The child's side: every sample once, then the first `repeats` of them in each further pass."""
     job = InferJob.model_validate_json(text)
     runner = open_runner(job.runtime, job.artefact)
@@ -89,16 +109,22 @@ def run_file(text: str) -> _Answer:
         arrays[f"once:{spec.name}"] = np.stack([found[spec.name] for found in once])
         arrays[f"again:{spec.name}"] = np.stack([[found[spec.name] for found in run] for run in again])
     np.savez(job.outputs, allow_pickle=False, **arrays)
-    # ru_maxrss is in KiB on Linux, getrusage(2).
-    return _Answer(
-        runtime_version=runner.version,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    )
+    return Answer(runtime_version=runner.version, peak_rss_bytes=peak_rss_bytes())
 
 
-def open_runner(runtime: Runtime, artefact: Artefact) -> Runner:
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this program, from /proc/self/status.
+
+    Not getrusage's ru_maxrss: that one survives exec, and begins with the parent's memory.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def open_runner(runtime: Runtime, artefact: Artefact, threads: int = 1) -> Runner:
     """Load a file in its runtime, in this process."""
-    runner: Runner = importlib.import_module(RUNNERS[runtime]).open_model(artefact)
+    runner: Runner = importlib.import_module(RUNNERS[runtime]).open_model(artefact, threads)
     return runner
 
 

@@ -16,12 +16,12 @@ from edgefleet_converters.artefact import Artefact
 
 
 class LitertRunner:
-    """One signature of a .tflite file, on one thread."""
+    """One signature of a .tflite file."""
 
     version = version("ai-edge-litert")
 
-    def __init__(self, artefact: Artefact) -> None:
-        self._interpreter = Interpreter(model_path=str(artefact.files[0]), num_threads=1)
+    def __init__(self, artefact: Artefact, threads: int) -> None:
+        self._interpreter = Interpreter(model_path=str(artefact.files[0]), num_threads=threads)
         self._run = self._interpreter.get_signature_runner()
 
     def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
@@ -30,6 +30,6 @@ class LitertRunner:
         return found
 
 
-def open_model(artefact: Artefact) -> LitertRunner:
+def open_model(artefact: Artefact, threads: int) -> LitertRunner:
     """Load a file; raises ValueError or RuntimeError when LiteRT refuses it."""
-    return LitertRunner(artefact)
+    return LitertRunner(artefact, threads)

@@ -15,14 +15,14 @@ from edgefleet_converters.artefact import Artefact
 
 
 class OnnxRuntimeRunner:
-    """One session on one thread: sums in one order, so the same bits on every run."""
+    """One session; on one thread it sums in one order, so the same bits on every run."""
 
     version = str(onnxruntime.__version__)
 
-    def __init__(self, artefact: Artefact) -> None:
+    def __init__(self, artefact: Artefact, threads: int) -> None:
         self._outputs = [spec.name for spec in artefact.outputs]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(artefact.files[0], options, providers=["CPUExecutionProvider"])
 
     def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
@@ -30,6 +30,6 @@ class OnnxRuntimeRunner:
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
 
-def open_model(artefact: Artefact) -> OnnxRuntimeRunner:
+def open_model(artefact: Artefact, threads: int) -> OnnxRuntimeRunner:
     """Load a file; raises onnxruntime's own exceptions when it refuses it."""
-    return OnnxRuntimeRunner(artefact)
+    return OnnxRuntimeRunner(artefact, threads)

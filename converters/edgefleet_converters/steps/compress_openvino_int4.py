@@ -1,7 +1,7 @@
-"""Step: ONNX or TFLite to OpenVINO IR with 4-bit weights in matrix products, in blocks with a scale and a zero point each.
+"""Step: ONNX or TFLite to OpenVINO IR with 4-bit weights in matrix products, each block with a scale and zero point.
 
-All other weights get 8 bits: embeddings, the last product, convolutions, and rows that no block divides. Does not look at
-the calibration samples.
+All other weights get 8 bits: embeddings, the last product, convolutions, and rows that no block divides. Does not look
+at the calibration samples.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def run(artefact: Artefact, context: Context) -> Artefact:
     share = share_of_4_bits(compressed)
     if share < LEAST_SHARE:
         found = f"only {share:.0%} of this model's weights can have 4 bits: they are for inner matrix products"
-        raise UnsupportedError("converting to openvino int4-weights", found, "choose int8-weights or int8 for this model")
+        raise UnsupportedError(
+            "converting to openvino int4-weights", found, "choose int8-weights or int8 for this model"
+        )
     name_by_position(compressed, known)
     return save(compressed, artefact, context.folder)
 

@@ -1,7 +1,7 @@
 """Int8 ranges of an ONNX model's activations from histograms: percentiles, or the smallest squared error.
 
-Not a step itself. Unlike ONNX Runtime's own histogram calibrators it holds the activations of one sample at a time; they
-hold those of all samples, which took 3 GB for 50 images of 224 x 224.
+Not a step itself. Holds the activations of one sample at a time: ONNX Runtime's own histogram calibrators hold those of
+all samples, which took 3 GB for 50 images of 224 x 224.
 """
 
 from __future__ import annotations

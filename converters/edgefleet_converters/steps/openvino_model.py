@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import onnx
 import openvino
+from openvino import opset13 as opset
 
 from edgefleet.errors import InputError
 from edgefleet_converters.artefact import Artefact
@@ -65,6 +67,38 @@ def float_nodes(model: openvino.Model, source: Path, tensors: Collection[str]) -
         sources = [value.get_source_output() for value in node.inputs()]
         open_ += [output.get_node() for output in sources if not output.get_names()]
     return sorted(found)
+
+
+def fold_scales(model: openvino.Model) -> None:
+    """Multiply the weights of a product by what its result is multiplied by, for each channel, in place.
+
+    OpenVINO does so for convolutions only. Left apart in int8, a dense layer with a BatchNormalization behind it is wrong
+    on processors with AVX512-VNNI, and differently so on every run (2026.4: -8 to -2 dB instead of 36 in an autoencoder).
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Multiply":
+            continue
+        product, scale = (node.input_value(place).get_node() for place in (0, 1))
+        weights = product.input_value(1).get_node() if product.get_type_name() == "MatMul" else None
+        if weights is None or not _is_constant(weights) or not _is_constant(scale):
+            continue
+        readers = product.output(0).get_target_inputs() | weights.output(0).get_target_inputs()
+        shape = weights.get_output_shape(0)
+        transposed = bool(product.get_attributes()["transpose_b"])
+        channels = shape[0 if transposed else 1] if len(shape) == 2 else 0
+        factors = scale.get_data().ravel()
+        if len(readers) != 2 or factors.size not in (1, channels) or scale.get_output_shape(0)[-1:] != [factors.size]:
+            continue
+        scaled = weights.get_data() * (factors[:, np.newaxis] if transposed else factors)
+        made = opset.constant(scaled, name=weights.get_friendly_name())
+        product.input(1).replace_source_output(made.output(0))
+        product.output(0).add_names(node.output(0).get_names())
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(product.output(0))
+
+
+def _is_constant(node: openvino.Node) -> bool:
+    return bool(node.get_type_name() == "Constant")
 
 
 def has_attention(model: openvino.Model) -> bool:

@@ -30,8 +30,8 @@ from edgefleet_converters.steps.prepare_onnx import prepare
 
 _ACTIVATIONS = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 PRODUCTS = ("Conv", "ConvTranspose", "Gather", "Gemm", "MatMul")
-"""All that becomes int8 where there is attention. Under one scale with the -10,000 of its mask, scores would be one level,
-and the sums of a LayerNormalization lose what they are taken for: a BERT encoder came to 8 dB."""
+"""All that becomes int8 where there is attention: scores under one scale with their mask of -10,000 would be one level.
+A small BERT encoder had 8 dB with every operator in int8, and 32 dB with these."""
 
 
 class _Samples(CalibrationDataReader):  # type: ignore[misc] # onnxruntime ships no types

@@ -1,7 +1,7 @@
 """Step: an ONNX file whose matrix products have 4-bit weights in blocks, each with a scale and a zero point.
 
-ONNX Runtime multiplies them with activations that it quantises to 8 bits while it runs. Convolutions and embeddings stay
-in float32: no kernel takes them in 4 bits. ONNX Runtime's own tool does the same for MatMul only, and needs onnx-ir.
+ONNX Runtime multiplies them with activations that it quantises to 8 bits while it runs. Does not touch convolutions and
+embeddings. ONNX Runtime's own tool knows MatMul but not Gemm, and needs onnx-ir.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _worthwhile(weight: onnx.TensorProto, *, transposed: bool) -> bool:
     """A float matrix with at least one whole block to sum over."""
     if weight.data_type != onnx.TensorProto.FLOAT or len(weight.dims) != 2:
         return False
-    return weight.dims[1 if transposed else 0] >= BLOCK
+    return int(weight.dims[1 if transposed else 0]) >= BLOCK
 
 
 def _product(node: onnx.NodeProto, weights: list[str], shape: tuple[int, ...]) -> list[onnx.NodeProto]:

@@ -16,6 +16,7 @@ from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.step import Context, Ranges, in_file_layout
 from edgefleet_converters.steps.openvino_model import (
     float_nodes,
+    fold_scales,
     has_attention,
     name_by_position,
     names,
@@ -36,6 +37,7 @@ ESTIMATORS: Mapping[Ranges, RangeEstimatorParameters] = MappingProxyType(
 def run(artefact: Artefact, context: Context) -> Artefact:
     """Float source in, int8 IR out, with the same inputs and outputs; raises InputError for an unknown float tensor."""
     model = read_float(artefact)
+    fold_scales(model)
     known = names(model)
     ignored = float_nodes(model, artefact.files[0], context.settings.float_tensors)
     feeds = in_file_layout(artefact, context.samples)

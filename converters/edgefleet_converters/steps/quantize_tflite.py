@@ -19,6 +19,7 @@ from edgefleet_converters.conversion.tensors import Array
 from edgefleet_converters.step import Context, in_file_layout
 from edgefleet_converters.tflite.islands import LEFT_FLOAT, close_islands, softmaxes_for_int8
 from edgefleet_converters.tflite.requantize import fold_requantization
+from edgefleet_converters.tflite.results import Aside, put_back, set_aside
 from edgefleet_converters.tflite.writer import SIGNATURE, pack, unpack
 
 _NO_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({})
@@ -52,7 +53,8 @@ def quantize(
     samples show. Operators that XNNPACK takes in float32 only stay float, except with int8 borders, and but for a
     SOFTMAX that is quicker in int8 all the same.
     """
-    tool = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
+    inner, aside = set_aside(content) if border == "float32" else (content, Aside())
+    tool = quantizer.Quantizer(bytearray(inner), recipe.static_wi8_ai8())
     # The recipe covers the graph's borders too; left out, they become QUANTIZE and DEQUANTIZE operators.
     # A file with int8 borders is for microcontrollers, which want integers throughout.
     floats = () if border == "int8" else tuple(map(qtyping.TFLOperationName, LEFT_FLOAT))
@@ -71,6 +73,7 @@ def quantize(
     if quantized.quantized_model is None:
         raise RuntimeError("ai-edge-quantizer returned no model")
     model = unpack(bytes(quantized.quantized_model))
+    put_back(model, aside)
     close_islands(model)
     fold_requantization(model)
     # The library leaves every operator at version 1, and older runtimes then misread what they do not know.

@@ -67,6 +67,24 @@ class TensorSpec(_Record):
     permutation: tuple[int, ...] | None = None
 
 
+class Preprocessing(_Record):
+    """How the pixels of an image (0 to 255) become one input: `(pixel / scale - mean) / std`, channel by channel.
+
+    `mean` and `std` have one number for each channel, or one for all of them.
+    """
+
+    input: str
+    layout: Literal["nchw", "nhwc"]
+    colour: Literal["rgb", "bgr", "gray"] = "rgb"
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    method: Literal["nearest", "bilinear", "bicubic", "area"] = "bilinear"
+    """How an image of another size than `width` x `height` is brought to it."""
+    scale: float = Field(default=1.0, gt=0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
 class Golden(_Record):
     """What the self-test compares: arrays `input:<name>` and `output:<name>` of the golden layer.
 
@@ -111,6 +129,38 @@ class Score(_Record):
     max_abs_difference: float = Field(ge=0)
 
 
+class Host(_Record):
+    """The machine on which something was measured; only figures with the same digest may be compared."""
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """sha256 of all that stands below, `profile` not counted."""
+    architecture: str
+    cpu_model: str
+    cores: int = Field(ge=1)
+    isa: tuple[str, ...] = ()
+    board: str | None = None
+    kernel: str
+    governor: str | None = None
+    """How cpufreq chooses the clock; None where the machine does not say, as virtual ones do not."""
+    profile: str | None = None
+    """The device profile whose own hardware this is; None where only a generic one fits."""
+
+
+class Latency(_Record):
+    """Time of one inference of the file as shipped, input and output copies included, on the packaging host.
+
+    It says nothing about another kind of machine: devices measure for themselves.
+    """
+
+    p50_ms: float = Field(gt=0)
+    p90_ms: float | None = Field(default=None, gt=0)
+    p90_reason: str = ""
+    """Why there is no p90."""
+    runs: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    measured_on: Host
+
+
 class VariantSpec(_Record):
     """Everything a device must know to decide on, load and check a variant. Stored as the settings layer."""
 
@@ -125,8 +175,11 @@ class VariantSpec(_Record):
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     labels: tuple[str, ...] = ()
+    preprocessing: tuple[Preprocessing, ...] = ()
+    """For inputs that are images, where the packager described them."""
     golden: Golden
     score: Score | None = None
+    latency: Latency | None = None
     marks: tuple[Mark, ...] = ()
     architectures: tuple[str, ...] = Field(min_length=1)
     """OCI (Go) names of the processors it is offered to: `amd64`, `arm64`, `arm`."""

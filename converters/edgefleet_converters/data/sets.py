@@ -1,0 +1,99 @@
+"""Calibration and evaluation sets: samples in the source's layout, names and dtypes, and labels where there are any.
+
+Does not shuffle, sample or normalise arrays: what they hold is what is used. Images follow the input spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefleet.errors import InputError
+from edgefleet.package.manifest import TensorSpec
+from edgefleet_converters.data import arrays, batches, images
+from edgefleet_converters.data.labels import read_labels
+from edgefleet_converters.data.loaded import Loaded
+from edgefleet_converters.intake.input_spec import InputSpec
+from edgefleet_converters.step import Samples
+
+FEWEST_CALIBRATION_SAMPLES = 32
+"""Below this the ranges that int8 is built on are guesses; a warning, not an error."""
+NO_SPEC = InputSpec()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Held-out samples, and their labels [N, …]; None where there are none."""
+
+    samples: Samples
+    labels: NDArray[np.generic] | None
+
+
+def count(samples: Samples) -> int:
+    """How many samples there are."""
+    return len(next(iter(samples.values()), ()))
+
+
+def load_calibration(place: str | Path, inputs: Sequence[TensorSpec], spec: InputSpec = NO_SPEC) -> Samples:
+    """Samples by input name, [N, *input shape]; raises InputError or MissingExtraError."""
+    return _load(place, inputs, spec, f"reading the calibration data {place}").samples
+
+
+def load_evaluation(
+    place: str | Path, inputs: Sequence[TensorSpec], spec: InputSpec = NO_SPEC, labels: Path | None = None
+) -> Evaluation:
+    """Samples with their labels, which a file of its own may give; raises InputError or MissingExtraError."""
+    doing = f"reading the evaluation data {place}"
+    loaded = _load(place, inputs, spec, doing)
+    found = loaded.labels
+    if labels is not None:
+        if found is not None:
+            raise InputError(doing, f"labels in the data, and in {labels}", "give them once")
+        found = read_labels(labels, spec.labels)
+    if found is not None and len(found) != count(loaded.samples):
+        what = f"{len(found)} labels for {count(loaded.samples)} samples"
+        raise InputError(doing, what, "give one label for each sample")
+    return Evaluation(loaded.samples, found)
+
+
+def check_classes(labels: NDArray[np.generic], output: TensorSpec, doing: str) -> NDArray[np.int64]:
+    """Labels as class numbers of an output [1, classes]; raises InputError."""
+    classes = output.shape[-1]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        found = f"y is {labels.dtype} {list(labels.shape)}, expected integers [{len(labels)}]"
+        raise InputError(doing, found, "store one class number for each sample")
+    if labels.min() < 0 or labels.max() >= classes:
+        found = f"y has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"
+        raise InputError(doing, found, "number the classes as the model's output does")
+    return labels.astype(np.int64)
+
+
+_Loader = Callable[[str, Sequence[TensorSpec], InputSpec, str], Loaded]
+LOADERS: Mapping[str, _Loader] = MappingProxyType(
+    {
+        "arrays": arrays.load,
+        "images": images.load,
+        "batches": batches.load,
+    }
+)
+_ARRAYS = (".npz", ".npy")
+
+
+def kind_of(place: str | Path) -> str:
+    """Which loader reads a place: by its suffix, by what a folder holds, or `module:function`."""
+    path = Path(place)
+    if path.is_dir():
+        held = {item.suffix.lower() for item in path.iterdir()}
+        return "arrays" if held & set(_ARRAYS) and not held & set(images.SUFFIXES) else "images"
+    if path.suffix.lower() == ".csv":
+        return "images"
+    return "batches" if ":" in str(place) and not path.exists() else "arrays"
+
+
+def _load(place: str | Path, inputs: Sequence[TensorSpec], spec: InputSpec, doing: str) -> Loaded:
+    return LOADERS[kind_of(place)](str(place), inputs, spec, doing)
