@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefleet.errors import EdgefleetError
+from edgefleet.package.quantization import dequantized, quantized
 from edgefleet_agent.runtimes import Model, open_model
 from edgefleet_agent.sources.replay import Sample, open_replay
 
@@ -48,22 +49,25 @@ class Variant:
         self._model: Model = open_model(spec["runtime"], slot / spec["model_file"], THREADS)
 
     def infer(self, inputs: Arrays) -> Arrays:
-        """Run once; the permutations of the spec are applied on the way in and undone on the way out."""
-        prepared = {
-            tensor["name"]: _permuted(inputs[tensor["name"]], tensor["permutation"]) for tensor in self.spec["inputs"]
-        }
-        outputs = self._model.infer(prepared)
-        return {
-            tensor["name"]: _restored(outputs[tensor["name"]], tensor["permutation"]) for tensor in self.spec["outputs"]
-        }
+        """Run once; what the spec says of layout and type is applied on the way in and undone on the way out."""
+        outputs = self._model.infer({t["name"]: _stored(inputs[t["name"]], t) for t in self.spec["inputs"]})
+        return {tensor["name"]: _restored(outputs[tensor["name"]], tensor) for tensor in self.spec["outputs"]}
 
 
-def _permuted(array: Array, permutation: list[int] | None) -> Array:
-    return array if permutation is None else np.ascontiguousarray(array.transpose(permutation))
+def _stored(array: Array, tensor: dict[str, Any]) -> Array:
+    """An input as the file takes it."""
+    if tensor["permutation"] is not None:
+        array = np.ascontiguousarray(array.transpose(tensor["permutation"]))
+    border = tensor.get("quantization")
+    return array if border is None else quantized(array, border["dtype"], border["scale"], border["zero_point"])
 
 
-def _restored(array: Array, permutation: list[int] | None) -> Array:
-    return array if permutation is None else array.transpose(np.argsort(permutation))
+def _restored(array: Array, tensor: dict[str, Any]) -> Array:
+    """An output as the source model would give it."""
+    border = tensor.get("quantization")
+    if border is not None:
+        array = dequantized(array, border["scale"], border["zero_point"])
+    return array if tensor["permutation"] is None else array.transpose(np.argsort(tensor["permutation"]))
 
 
 def self_test(variant: Variant, golden_file: Path) -> dict[str, Any]:

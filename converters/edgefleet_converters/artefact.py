@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from edgefleet.package.manifest import TensorSpec
 
 
+SOURCE_SUFFIXES = (".cc", ".h")
+"""Of files for a compiler."""
+
+
 class Form(StrEnum):
     """In which form a source model can be handed to a recipe."""
 
@@ -35,5 +39,5 @@ class Artefact(BaseModel):
 
     @property
     def size_bytes(self) -> int:
-        """Size of all files together."""
-        return sum(path.stat().st_size for path in self.files)
+        """Size of what a device holds: all files together, without C source, whose array is the first of them."""
+        return sum(path.stat().st_size for path in self.files if path.suffix not in SOURCE_SUFFIXES)

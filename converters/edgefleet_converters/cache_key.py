@@ -57,12 +57,13 @@ def tool_versions(extra: str) -> Mapping[str, str]:
 @cache
 def _closure(extra: str) -> Mapping[str, str]:
     found: dict[str, str] = {}
-    todo = [(_DISTRIBUTION, frozenset({extra}))]
+    todo, seen = [(_DISTRIBUTION, frozenset({extra}))], set()
     while todo:
-        name, extras = todo.pop()
-        for requirement in _requirements(name, extras):
-            if requirement.name in found:
-                continue
+        place = todo.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        for requirement in _requirements(*place):
             try:
                 found[requirement.name] = importlib.metadata.version(requirement.name)
             except importlib.metadata.PackageNotFoundError:

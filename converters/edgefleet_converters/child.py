@@ -110,7 +110,7 @@ def call(
                 _kill(process)
                 raise
         if not answer.exists():
-            raise _explained(ChildFailedError(_cause_of_death(process.returncode, said)), memory_bytes)
+            raise _explained(ChildFailedError(cause_of_death(process.returncode, said)), memory_bytes)
         outcome = _Outcome.model_validate_json(answer.read_bytes())
     if outcome.result is None:
         raise _explained(_revived(outcome.failure), memory_bytes)
@@ -153,7 +153,8 @@ def _explained(error: Exception, memory_bytes: int | None) -> Exception:
     return ChildFailedError(f"{error}; it may allocate {memory_bytes // 2**20} MiB")
 
 
-def _cause_of_death(code: int, stderr: str) -> str:
+def cause_of_death(code: int, stderr: str) -> str:
+    """How a process ended, and its last words, in one line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     ended = f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it exited with {code}"
     return f"{ended} ({lines[-1]})" if lines else ended

@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from edgefleet.errors import MissingExtraError, UnsupportedError
 from edgefleet_converters import child
 from edgefleet_converters.artefact import Artefact, Form
-from edgefleet_converters.recipes import RECIPES
+from edgefleet_converters.metadata import write_metadata
+from edgefleet_converters.metadata.facts import Facts
+from edgefleet_converters.recipes import MICRO_RECIPE, RECIPES
 from edgefleet_converters.step import Context, Samples, Settings
 from edgefleet_device_profiles.profile import Precision, Runtime
 
@@ -31,6 +33,8 @@ class ConvertJob(BaseModel):
     source: Artefact
     calibration: Path | None
     folder: Path
+    facts: Facts | None = None
+    """What the finished file says of itself; None leaves it as the steps made it."""
 
     @property
     def label(self) -> str:
@@ -53,7 +57,7 @@ def convert(job: ConvertJob) -> Artefact:
 def run_steps(text: str) -> Artefact:
     """The child's side: the recipe's steps one after the other, each in a folder of its own."""
     job = ConvertJob.model_validate_json(text)
-    recipe = RECIPES[job.runtime, job.precision]
+    recipe = MICRO_RECIPE if job.settings.micro else RECIPES[job.runtime, job.precision]
     samples = read_samples(job.calibration) if recipe.calibrated and job.calibration else {}
     artefact = job.source
     for position, name in enumerate(recipe.steps[job.form]):
@@ -63,8 +67,13 @@ def run_steps(text: str) -> Artefact:
             step = importlib.import_module(f"edgefleet_converters.steps.{name}")
         except ModuleNotFoundError as error:
             raise MissingExtraError(f"converting to {job.label}", error.name or name, recipe.extra) from error
-        artefact = step.run(artefact, Context(samples, folder, job.settings))
-    return artefact
+        artefact = step.run(artefact, Context(samples, folder, job.settings, job.source))
+    # A microcontroller would carry the facts in its flash, and the C source holds the file as it is.
+    if job.facts is None or job.settings.micro:
+        return artefact
+    folder = job.folder / "metadata"
+    folder.mkdir(parents=True)
+    return write_metadata(job.runtime, artefact, job.facts, folder)
 
 
 def read_samples(path: Path) -> Samples:

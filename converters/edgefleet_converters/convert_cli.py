@@ -42,7 +42,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "litert": Target(
             "edgefleet_converters.conversion.flow",
             "convert-litert",
-            ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights"),
+            ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights", "int16x8"),
         ),
         "onnxruntime": Target(_RECIPES, "convert-onnx", ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights")),
         "openvino": Target(_RECIPES, "convert-openvino", ("fp32", "fp16", "int8", "int8-weights", "int4-weights")),

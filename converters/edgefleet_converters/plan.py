@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from edgefleet.errors import UnsupportedError
 from edgefleet_converters.artefact import Form
-from edgefleet_converters.recipes import RECIPES
-from edgefleet_converters.step import PLAIN, Settings
+from edgefleet_converters.recipes import MICRO_KERNELS, RECIPES
+from edgefleet_converters.step import PLAIN, Micro, Settings
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
 
 
@@ -29,7 +29,9 @@ class PlannedVariant:
     @property
     def name(self) -> str:
         """The variant's name in the package."""
-        return f"{self.runtime}-{self.precision}" + ("-s8" if self.settings.activations == "int8" else "")
+        micro = self.settings.micro
+        device = f"-micro-{micro.kernels}-{micro.arena_bytes // 1024}k" if micro else ""
+        return f"{self.runtime}-{self.precision}" + ("-s8" if self.settings.activations == "int8" else "") + device
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,18 @@ def _refusal(
 ) -> str | None:
     """Why no variant is made for this pair, or None."""
     recipe = RECIPES.get((allowed.name, precision))
-    if recipe is None or (allowed.form == "micro"):
-        return f"no recipe makes {allowed.name} {precision}{' for microcontrollers' if allowed.form == 'micro' else ''}"
+    if recipe is None:
+        return f"no recipe makes {allowed.name} {precision}"
     if not set(recipe.steps) & set(forms):
         return f"{allowed.name} {precision} starts from {' or '.join(recipe.steps)}, the model is {' and '.join(forms)}"
     return unfit(profile, allowed, precision)
 
 
-def _settings(profile: Profile, runtime: Runtime, precision: Precision) -> Settings:
+def _settings(profile: Profile, allowed: AllowedRuntime) -> Settings:
     """How this device wants the recipe."""
+    if allowed.form == "micro" and profile.budget.arena_kib is not None:
+        kernels = MICRO_KERNELS.get(profile.cpu.architecture, "reference")
+        return Settings(micro=Micro(kernels=kernels, arena_bytes=int(profile.budget.arena_kib * 1024)))
     return PLAIN
 
 
@@ -105,7 +110,7 @@ def _want(
     place: int,
 ) -> None:
     """Add one profile's wish to what is planned."""
-    settings = _settings(profile, allowed.name, precision)
+    settings = _settings(profile, allowed)
     key = (allowed.name, precision, settings)
     found = wanted.get(key) or PlannedVariant(allowed.name, precision, (), (), (), settings)
     listed = precision in allowed.precisions

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
+from edgefleet.package.manifest import Mark
 from edgefleet_converters.artefact import Form
 from edgefleet_device_profiles.profile import Precision, Runtime
 
@@ -24,6 +26,8 @@ class Recipe:
     steps: Mapping[Form, tuple[str, ...]]
     calibrated: bool = False
     scored: bool = True
+    marks: tuple[Mark, ...] = ()
+    """What every variant made this way is marked with."""
 
 
 def _onnx(*steps: str) -> Mapping[Form, tuple[str, ...]]:
@@ -53,6 +57,12 @@ RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
         (Runtime.LITERT, Precision.INT8): Recipe(
             _LITERT, _lowered("lower_tflite_int8", "quantize_tflite"), calibrated=True
         ),
+        (Runtime.LITERT, Precision.INT16X8): Recipe(
+            _LITERT,
+            _lowered("lower_tflite_int8", "quantize_tflite_int16x8"),
+            calibrated=True,
+            marks=(Mark.OFF_XNNPACK,),
+        ),
         (Runtime.LITERT, Precision.INT8_DYNAMIC): Recipe(_LITERT, _lowered("lower_tflite", "quantize_tflite_dynamic")),
         (Runtime.LITERT, Precision.INT4_WEIGHTS): Recipe(_LITERT, _lowered("lower_tflite", "quantize_tflite_int4")),
         (Runtime.OPENVINO, Precision.FP32): Recipe(_OPENVINO, _onnx_or_tflite("convert_openvino")),
@@ -78,3 +88,22 @@ RECIPES: Mapping[tuple[Runtime, Precision], Recipe] = MappingProxyType(
         (Runtime.TENSORRT, Precision.INT8): Recipe(_ORT, _onnx("quantize_tensorrt"), calibrated=True, scored=False),
     }
 )
+
+MICRO_RECIPE = Recipe(
+    _LITERT, _lowered("lower_tflite_int8", "quantize_tflite_micro", "write_micro_source"), calibrated=True
+)
+"""LiteRT int8 for a microcontroller (`Settings.micro`), in the place of the row above."""
+
+MICRO_KERNELS: Mapping[str, Literal["reference", "cmsis-nn", "esp-nn"]] = MappingProxyType(
+    {"armv7e-m": "cmsis-nn", "xtensa": "esp-nn"}
+)
+"""Architecture → the kernels that LiteRT for Microcontrollers has for it; its own reference kernels elsewhere."""
+
+ORT_ACTIVATIONS: Mapping[str, Literal["uint8", "int8"]] = MappingProxyType(
+    {"amd64": "uint8", "arm64": "int8", "arm": "int8"}
+)
+"""Architecture → type of ONNX Runtime's int8 activations with signed weights.
+
+Signed is its documentation's first choice (Quantize ONNX models, data type selection). Not so on x86, where only
+unsigned times signed is one instruction: signed activations ran slower than float32 (ResNet8: 2.1 times uint8's).
+"""

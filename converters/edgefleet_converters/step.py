@@ -34,8 +34,17 @@ class Ranges(StrEnum):
     """The range with the smallest squared error."""
 
 
+class Micro(BaseModel):
+    """A microcontroller that a variant is made for, by its kernels (a key of `micro_arena.SCRATCH`) and its arena."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kernels: Literal["reference", "cmsis-nn", "esp-nn"]
+    arena_bytes: int
+
+
 class Settings(BaseModel):
-    """How a recipe is varied; the gate's ladder changes it, a profile chooses `activations`."""
+    """How a recipe is varied; the gate's ladder changes it, a profile chooses `activations` and `micro`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,6 +53,8 @@ class Settings(BaseModel):
     """Type of ONNX Runtime's int8 activations: unsigned is faster on x86, signed is what ARM kernels want."""
     float_tensors: tuple[str, ...] = ()
     """Outputs of the source's layers, by their ONNX names, whose layers stay in float (mixed precision)."""
+    micro: Micro | None = None
+    """The microcontroller that takes the variant as C source; None for files that a system opens."""
 
 
 PLAIN = Settings()
@@ -51,11 +62,15 @@ PLAIN = Settings()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """Calibration samples (none for a recipe that needs none), an empty folder to write to, and the settings."""
+    """Calibration samples (none for a recipe that needs none), an empty folder to write to, and the settings.
+
+    `source` is what the recipe's first step was given: the settings name layers as they are there.
+    """
 
     samples: Samples
     folder: Path
     settings: Settings = PLAIN
+    source: Artefact | None = None
 
 
 class Step(Protocol):

@@ -25,8 +25,9 @@ from conformance_graphs.small import fewest_transposes, small_graph
 
 _RESULT = Path(__file__).parents[2] / "build" / "conformance-graphs.json"
 _BAD = (Verdict.WRONG, Verdict.CRASHED)
-# Random graphs that fake quantisation does not turn into noise by itself.
-_INT8_SEEDS = (3, 8, 17, 21, 40, 52)
+_UNCOMPARED = (Verdict.REFUSED, Verdict.CRASHED)
+_INT8, _INT8_RANDOM = "int8", "int8 random"
+_JUDGES = {_INT8: judge_int8, _INT8_RANDOM: judge_int8}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,13 +40,13 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     started = time.monotonic()
     graphs = [graph for graph in _graphs(asked.random) if asked.only in f"{graph.family}: {graph.name}"]
-    jobs = [partial(judge_int8 if graph.family == "int8" else judge, graph) for graph in graphs]
+    jobs = [partial(_JUDGES.get(graph.family, judge), graph) for graph in graphs]
     pairs = list(zip(graphs, judge_all(jobs, asked.workers, asked.timeout), strict=True))
     seconds = time.monotonic() - started
     for graph, outcome in pairs:
         _print_notable(graph, outcome)
     _print_table(pairs)
-    print(f"{len(pairs)} graphs; {seconds:.0f} s")
+    print(f"{len(pairs)} graphs: {_summary(pairs)}; {seconds:.0f} s")
     if not asked.only:
         _write(pairs, seconds)
     return 1 if any(outcome.verdict in _BAD for _, outcome in pairs) else 0
@@ -54,23 +55,29 @@ def main(arguments: Sequence[str]) -> int:
 def _graphs(count: int) -> list[Graph]:
     return [
         *real_graphs(),
-        *(Graph(name, "int8", make) for name, make in NETWORKS.items()),
-        *(Graph(f"random {seed}", "int8", partial(random_graph, seed)) for seed in _INT8_SEEDS),
+        *(Graph(name, _INT8, make) for name, make in NETWORKS.items()),
+        *(Graph(f"random {seed}", _INT8_RANDOM, partial(random_graph, seed)) for seed in range(count)),
         *(Graph(f"random {seed}", "random", partial(random_graph, seed)) for seed in range(count)),
         *(Graph(f"small {seed}", "small", partial(small_graph, seed), 1, fewest_transposes) for seed in range(200)),
     ]
 
 
 def _print_notable(graph: Graph, outcome: Outcome) -> None:
-    """Every real graph and every int8 one, and of the random ones what did not pass."""
+    """Every real graph and every int8 network, and of the random ones what did not pass."""
     told = outcome.measured
     if outcome.verdict is not Verdict.PASSED:
         print(f"{graph.name:28} {outcome.verdict}: {outcome.reason[:300]}")
-    elif graph.family == "int8":
+    elif graph.family == _INT8:
         print(f"{graph.name:28} int8 {told['sqnr_db']:6.1f} dB, fake quantisation {told['fake_db']:6.1f} dB")
     elif graph.seeds > 1:
         added = told["transposes"] - told["own"]
         print(f"{graph.name:28} {told['transposes']:3.0f} transposes ({added:+.0f}), off by {told['distance']:.1e}")
+
+
+def _summary(pairs: Sequence[tuple[Graph, Outcome]]) -> str:
+    int8 = sum(graph.family in _JUDGES for graph, _ in pairs)
+    counts = Counter(outcome.verdict for _, outcome in pairs)
+    return f"float {len(pairs) - int8}, int8 {int8}, wrong {counts[Verdict.WRONG]}, crashed {counts[Verdict.CRASHED]}"
 
 
 def _families(pairs: Sequence[tuple[Graph, Outcome]]) -> dict[str, list[Outcome]]:
@@ -87,7 +94,11 @@ def _print_table(pairs: Sequence[tuple[Graph, Outcome]]) -> None:
         counts = "".join(f"{row[verdict.value] or '':>9}" for verdict in Verdict)
         print(f"{family:16}{counts}{row['transposes']:12}{row['own']:9}{row.get('optimum', ''):>9}")
         if "within_1_db" in row:
-            print(f"{'':16}{row['within_1_db']} of {len(outcomes)} within {WITHIN_DB:g} dB of fake quantisation")
+            constant = len(outcomes) - row["compared"] - sum(row[verdict.value] for verdict in _UNCOMPARED)
+            print(
+                f"{'':16}{row['within_1_db']} of {row['compared']} within {WITHIN_DB:g} dB of fake quantisation;"
+                f" {constant} with constant outputs only"
+            )
 
 
 def _row(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -98,6 +109,7 @@ def _row(outcomes: Sequence[Outcome]) -> dict[str, int]:
         row["optimum"] = _total(outcomes, "optimum")
     told = [outcome.measured for outcome in outcomes if "sqnr_db" in outcome.measured]
     if told:
+        row["compared"] = len(told)
         row["within_1_db"] = sum(item["sqnr_db"] >= item["fake_db"] - WITHIN_DB for item in told)
     return row
 
@@ -116,7 +128,7 @@ def _write(pairs: Sequence[tuple[Graph, Outcome]], seconds: float) -> None:
         "real": {
             graph.name: {"verdict": outcome.verdict.value, "reason": outcome.reason, **outcome.measured}
             for graph, outcome in pairs
-            if graph.seeds > 1 or graph.family == "int8"
+            if graph.seeds > 1 or graph.family == _INT8
         },
     }
     _RESULT.parent.mkdir(exist_ok=True)

@@ -59,4 +59,5 @@ def _enlarged(small: NDArray[np.float32]) -> NDArray[np.float32]:
     whole = np.clip(np.floor(place).astype(int), 0, small.shape[1] - 2)
     share = np.clip(place - whole, 0, 1).astype(np.float32)
     rows = small[:, whole] * (1 - share)[:, None] + small[:, whole + 1] * share[:, None]
-    return rows[:, :, whole] * (1 - share) + rows[:, :, whole + 1] * share
+    found: NDArray[np.float32] = rows[:, :, whole] * (1 - share) + rows[:, :, whole + 1] * share
+    return found

@@ -21,6 +21,7 @@ from edgefleet_converters.conversion.parting import joined
 from edgefleet_converters.conversion.shapes import fix_shapes
 from edgefleet_converters.conversion.source import read_model
 from edgefleet_converters.tflite import Lowered, lower
+from edgefleet_converters.tflite.graph import permuted
 from edgefleet_converters.tflite.importer import Source
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 Warn = Callable[[str], None]
 Layout = Literal["nchw", "nhwc"]
 BorderType = Literal["float32", "uint8", "int8"]
+CALIBRATED = ("int8", "int16x8")
+"""Precisions whose ranges come from samples; they are lowered to the forms that have integer kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def convert(request: Request, warn: Warn) -> Converted:
         content = lowered.content
         if request.precision != "fp32":
             with clock.stage("quantising"):
-                content = _quantized(request, lowered, samples, warn)
+                content = _described(_quantized(request, lowered, samples, warn), request, lowered)
         write_bytes(partial, content)
         comparison, bisected = None, ""
         if request.check:
@@ -109,9 +112,10 @@ class _Clock:
 def _check_request(request: Request) -> None:
     """Refuse what cannot work before any work is done."""
     doing = f"converting to {request.precision}"
-    if request.precision == "int8" and request.calibration is None:
+    if request.precision in CALIBRATED and request.calibration is None:
         remedy = "give --calibration with 32 or more samples, or use int8-dynamic, which needs none"
-        raise InputError(doing, "int8 needs samples to find its ranges, and there are none", remedy)
+        found = f"{request.precision} needs samples to find its ranges, and there are none"
+        raise InputError(doing, found, remedy)
     if request.bisect and not request.check:
         raise InputError(doing, "--bisect and --no-check", "leave one of them out")
     if request.precision == "fp32" and request.border == "float32" and request.mean is None and request.std is None:
@@ -148,7 +152,7 @@ def _lowered(source: list[Source], request: Request) -> Lowered:
             source.pop(),
             keep_layout=request.keep_layout,
             input_layout=request.input_layout,
-            int8=request.precision == "int8",
+            int8=request.precision in CALIBRATED,
         )
     except EdgefleetError:
         raise
@@ -165,10 +169,9 @@ def _samples(request: Request, lowered: Lowered, warn: Warn) -> Samples | None:
     from edgefleet_converters.conversion import samples  # noqa: PLC0415 - only where there are any
 
     found = samples.load_samples(request.calibration, lowered.inputs)
-    if request.precision == "int8" and samples.count(found) < samples.FEWEST:
-        warn(
-            f"only {samples.count(found)} calibration samples; int8 ranges from fewer than {samples.FEWEST} are guesses"
-        )
+    if request.precision in CALIBRATED and samples.count(found) < samples.FEWEST:
+        few = f"{request.precision} ranges from fewer than {samples.FEWEST} are guesses"
+        warn(f"only {samples.count(found)} calibration samples; {few}")
     return found
 
 
@@ -180,6 +183,25 @@ def _quantized(request: Request, lowered: Lowered, samples: Samples | None, warn
         warn(f"a zero point is a whole level: the mean {request.mean:g} is taken as {round(request.mean)}")
     borders = Borders(request.border, request.mean, request.std)
     return quantize(lowered, Precision(request.precision), samples, borders)
+
+
+def _described(content: bytes, request: Request, lowered: Lowered) -> bytes:
+    """The file with the normalisation as metadata, where one was given and channels are the last axis."""
+    if request.mean is None or request.std is None:
+        return content
+    from edgefleet_converters.tflite.metadata import Description, Image, attach  # noqa: PLC0415 - rarely asked for
+
+    shapes = {
+        item.name: permuted(item.shape, item.permutation or tuple(range(len(item.shape))))
+        for item in lowered.inputs
+        if item.dtype == "float32"
+    }
+    images = {
+        name: Image({1: "gray", 3: "rgb"}[shape[3]], (float(round(request.mean)),), (request.std,))
+        for name, shape in shapes.items()
+        if len(shape) == 4 and shape[3] in (1, 3)
+    }
+    return attach(content, Description(request.model.stem, "", "edgefleet", images))
 
 
 def _checked(request: Request, lowered: Lowered, samples: Samples | None, file: Path) -> tuple[Comparison, str]:
@@ -199,7 +221,7 @@ def _checked(request: Request, lowered: Lowered, samples: Samples | None, file: 
             feeds,
             keep_layout=request.keep_layout,
             input_layout=request.input_layout,
-            int8=request.precision == "int8",
+            int8=request.precision in CALIBRATED,
         )
         hint = f"in the float file, {bisected}"
     check.judge(comparison, Precision(request.precision), hint)

@@ -96,7 +96,7 @@ def quantize(lowered: Lowered, precision: Precision, samples: Samples | None, bo
             precision=precision,
             border=borders.dtype,
             inputs=inputs,
-            feeds=feeds if precision == Precision.INT8 else None,
+            feeds=feeds if precision in (Precision.INT8, Precision.INT16X8) else None,
             ranges=borders.ranges(inputs),
         )
         try:

@@ -56,7 +56,7 @@ def load_evaluation(
             raise InputError(doing, f"labels in the data, and in {labels}", "give them once")
         found = read_labels(labels, spec.labels)
     if found is not None and len(found) != count(loaded.samples):
-        what = f"{len(found)} labels for {count(loaded.samples)} samples"
+        what = f"y is {found.dtype} {list(found.shape)}, expected integers [{count(loaded.samples)}]"
         raise InputError(doing, what, "give one label for each sample")
     return Evaluation(loaded.samples, found)
 

@@ -32,7 +32,8 @@ _TARGET = re.compile(
 )
 # Sizes are written as sympy expressions, which sympy evaluates as Python.
 _EXPRESSION = re.compile(
-    r"(Symbol\('[suz]\d+'(, \w+=True)*\)|([suz]?\d+|FloorDiv|CleanDiv|Mod|PythonMod|Max|Min|Integer|oo)\b|[\s+\-*/(),])*"
+    r"(Symbol\('[suz]\d+'(, \w+=True)*\)"
+    r"|([suz]?\d+|FloorDiv|CleanDiv|Mod|PythonMod|Max|Min|Integer|oo)\b|[\s+\-*/(),])*"
 )
 # Every other name ends up in Python source that torch generates and executes.
 _NAME = re.compile(r"[\w.+<>\- ]*")

@@ -19,7 +19,6 @@ from torch.utils import _pytree as pytree
 
 from edgefleet.errors import InputError, UnsupportedError
 from edgefleet.package.manifest import DType, TensorSpec
-from edgefleet_converters.conversion.shapes import Shapes
 from edgefleet_converters.intake.torch_model import Model, open_model
 from edgefleet_converters.intake.torch_program import ONNX_FILE, PROGRAM_FILE, Exported, ExportJob
 
@@ -189,8 +188,8 @@ def _compared(
     feeds = {spec.name: tensor.numpy() for spec, tensor in zip(inputs, tensors, strict=True)}
     found = session.run([spec.name for spec in outputs], feeds)
     notes = []
-    for spec, mine, theirs in zip(outputs, found, expected, strict=True):
-        theirs = theirs.numpy()
+    for spec, mine, tensor in zip(outputs, found, expected, strict=True):
+        theirs = tensor.numpy()
         difference = float(np.abs(np.subtract(mine, theirs, dtype=np.float64)).max(initial=0))
         if not difference <= LARGEST_DIFFERENCE:
             largest = float(np.abs(theirs.astype(np.float64)).max(initial=0))

@@ -48,7 +48,8 @@ def tolerance(outputs: NDArray[np.generic], precision: Precision) -> float:
 
 def largest_difference(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
     """Largest |difference| where both are finite."""
-    apart = np.subtract(found, expected, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.subtract(found, expected, dtype=np.float64)
     return float(np.abs(apart[np.isfinite(apart)]).max(initial=0))
 
 

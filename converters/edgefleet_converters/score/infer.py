@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from edgefleet.package.manifest import TensorSpec
+from edgefleet.package.quantization import dequantized, quantized
 from edgefleet_converters import child
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.score.faults import Arrays
@@ -129,17 +131,21 @@ def open_runner(runtime: Runtime, artefact: Artefact, threads: int = 1) -> Runne
 
 
 def infer_sample(runner: Runner, artefact: Artefact, samples: Arrays, place: int) -> Arrays:
-    """One sample in the source's layout through a file in its own, and back."""
-    prepared = {
-        spec.name: samples[spec.name][place]
-        if spec.permutation is None
-        else np.ascontiguousarray(samples[spec.name][place].transpose(spec.permutation))
-        for spec in artefact.inputs
-    }
-    found = runner.infer(prepared)
-    return {
-        spec.name: np.array(found[spec.name])
-        if spec.permutation is None
-        else np.array(found[spec.name].transpose(np.argsort(spec.permutation)))
-        for spec in artefact.outputs
-    }
+    """One sample in the source's layout and type through a file in its own, and back."""
+    found = runner.infer({spec.name: _stored(samples[spec.name][place], spec) for spec in artefact.inputs})
+    return {spec.name: _restored(found[spec.name], spec) for spec in artefact.outputs}
+
+
+def _stored(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
+    """An input as the file takes it."""
+    if spec.permutation is not None:
+        array = np.ascontiguousarray(array.transpose(spec.permutation))
+    border = spec.quantization
+    return array if border is None else quantized(array, border.dtype, border.scale, border.zero_point)
+
+
+def _restored(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
+    """An output as the source would give it."""
+    if spec.quantization is not None:
+        array = dequantized(array, spec.quantization.scale, spec.quantization.zero_point)
+    return np.array(array if spec.permutation is None else array.transpose(np.argsort(spec.permutation)))

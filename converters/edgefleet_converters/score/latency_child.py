@@ -1,6 +1,6 @@
 """The child's side of the latency stage: opens a file, warms it up, then runs it whenever it is told to.
 
-Decides nothing: its orders come on standard input, one number of runs a line; answers are JSON lines.
+Decides nothing: its orders come on standard input, one number of runs a line; answers are lines of JSON: seconds.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class LatencyJob(BaseModel):
     runtime: Runtime
     artefact: Artefact
     samples: Path
-    count: int
-    """How many of the first samples are taken."""
-    threads: int
+    count: int = 16
+    """How many of the first samples are run in turn: a single one would sit in the processor's cache."""
+    threads: int = 1
 
 
 def main(job: LatencyJob) -> None:
-    """Answer {"warm_s": median} once, then {"times_s": […]} to every line, until there are no more."""
+    """Answer with the seconds of a warm run once, then to every line with those of all its runs."""
     # What the runtimes print must not end up between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -55,10 +55,9 @@ def main(job: LatencyJob) -> None:
     warm: list[float] = []
     while len(warm) < _WARM_UP_RUNS or sum(warm) < _WARM_UP_S:
         warm.append(run(len(warm)))
-    print(json.dumps({"warm_s": float(np.median(warm))}), file=answers, flush=True)
+    print(json.dumps([float(np.median(warm))]), file=answers, flush=True)
     for line in sys.stdin:
-        times = [run(place) for place in range(int(line))]
-        print(json.dumps({"times_s": times}), file=answers, flush=True)
+        print(json.dumps([run(place) for place in range(int(line))]), file=answers, flush=True)
 
 
 def _pin(threads: int) -> None:

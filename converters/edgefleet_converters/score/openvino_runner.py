@@ -24,7 +24,9 @@ class OpenvinoRunner:
 
     def __init__(self, artefact: Artefact, threads: int) -> None:
         self._outputs = [spec.name for spec in artefact.outputs]
-        self._model = openvino.Core().compile_model(artefact.files[0], "CPU", {**_SETTINGS, "INFERENCE_NUM_THREADS": threads})
+        self._model = openvino.Core().compile_model(
+            artefact.files[0], "CPU", {**_SETTINGS, "INFERENCE_NUM_THREADS": threads}
+        )
 
     def infer(self, inputs: Mapping[str, NDArray[np.generic]]) -> Mapping[str, NDArray[np.generic]]:
         """Run one sample."""

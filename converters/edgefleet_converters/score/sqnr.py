@@ -102,7 +102,8 @@ def _add_up(found: NDArray[np.generic], expected: NDArray[np.generic], axis: int
     sums = _Sums(np.zeros(count), np.zeros(count), np.zeros(count))
     for mine, theirs in zip(found, expected, strict=True):
         signal = np.moveaxis(theirs, axis, 0).reshape(count, -1).astype(np.float64)
-        apart = np.moveaxis(mine, axis, 0).reshape(count, -1).astype(np.float64) - signal
+        with np.errstate(invalid="ignore"):
+            apart = np.moveaxis(mine, axis, 0).reshape(count, -1).astype(np.float64) - signal
         known = np.isfinite(apart)
         signal, apart = np.where(known, signal, 0), np.where(known, apart, 0)
         sums.signal += np.sum(signal**2, axis=1)

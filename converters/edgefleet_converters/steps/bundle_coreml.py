@@ -1,6 +1,6 @@
 """Step: a CoreML package, which is a folder, to one file: a zip archive that holds the folder `model.mlpackage`.
 
-Does not compress: pieces of the file can then be fetched and checked like those of any model, and weights hardly shrink.
+Does not compress: weights hardly shrink, and a piece of the file stays a piece of the weights.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def float_nodes(model: openvino.Model, source: Path, tensors: Collection[str]) -
 def fold_scales(model: openvino.Model) -> None:
     """Multiply the weights of a product by what its result is multiplied by, for each channel, in place.
 
-    OpenVINO does so for convolutions only. Left apart in int8, a dense layer with a BatchNormalization behind it is wrong
-    on processors with AVX512-VNNI, and differently so on every run (2026.4: -8 to -2 dB instead of 36 in an autoencoder).
+    OpenVINO does so for convolutions only. Left apart in int8, a dense layer before a BatchNormalization is wrong on
+    processors with AVX512-VNNI, and differently on every run (2026.4: an autoencoder had -8 to -2 dB instead of 37).
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Multiply":

@@ -17,7 +17,8 @@ from edgefleet_converters.steps.prepare_onnx import prepare
 
 # A smaller constant weighs less than the Cast that widens it.
 FEWEST_ELEMENTS = 64
-_LARGEST = float(np.finfo(np.float16).max)
+# Rounding to float16 takes 1/2048 of a value; what is more is too large for it, or too small.
+MOST_LOST = 1e-3
 
 
 def run(artefact: Artefact, context: Context) -> Artefact:
@@ -37,10 +38,13 @@ def narrow_weights(model: onnx.ModelProto) -> None:
         if tensor.data_type != TensorProto.FLOAT:
             continue
         array = numpy_helper.to_array(tensor)
-        if array.size < FEWEST_ELEMENTS or not np.all(np.abs(array) <= _LARGEST):
+        with np.errstate(over="ignore"):
+            narrow = array.astype(np.float16)
+        limit = MOST_LOST * np.abs(array).max(initial=0)
+        if array.size < FEWEST_ELEMENTS or not (np.abs(array - narrow) <= limit).all():
             continue
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), f"{name}/fp16"))
+        tensor.CopyFrom(numpy_helper.from_array(narrow, f"{name}/fp16"))
         widening.append(helper.make_node("Cast", [f"{name}/fp16"], [name], f"{name}/widened", to=TensorProto.FLOAT))
     nodes = [*widening, *model.graph.node]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]

@@ -1,7 +1,7 @@
 """Step: explicit int8 quantisation of an ONNX file by TensorRT's rules; the engine is built from it on the device.
 
 Does not quantise what follows a product: TensorRT computes in int8 where an operator's inputs come from
-DequantizeLinear, and fuses what follows into it. Signed, symmetric, zero points 0, weights per channel, biases in float.
+DequantizeLinear, and fuses what follows into it. Signed, symmetric, zero points 0, weights per channel, float biases.
 Source: NVIDIA TensorRT documentation, explicit quantization and Q/DQ layer-placement recommendations.
 """
 
@@ -19,13 +19,15 @@ from onnx import helper, numpy_helper
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.step import Context, Ranges, in_file_layout
 from edgefleet_converters.steps.onnx_layers import save_clean, surviving
-from edgefleet_converters.steps.onnx_ranges import LIMITS, Feed, find_ranges
+from edgefleet_converters.steps.onnx_ranges import LIMITS, find_ranges
 from edgefleet_converters.steps.prepare_onnx import prepare
 from edgefleet_converters.steps.tensorrt_placement import Placement, place
 
+Feed = dict[str, NDArray[np.generic]]
+
 _LEVELS = 127
-# A scale must be above zero, and what is always zero is zero at any scale.
-_LEAST_SCALE = 1e-8
+# Below this a tensor counts as zero, which any scale holds: a scale as small would overflow a bias in its units.
+_LEAST_LIMIT = 1e-6
 
 
 def run(artefact: Artefact, context: Context) -> Artefact:
@@ -56,7 +58,7 @@ def _limits(path: Path, placement: Placement, feeds: list[Feed], ranges: Ranges)
     return {name: float(choose(values)) for name, values in seen.items()}
 
 
-def _magnitudes(path: Path, names: Iterable[str], feeds: Iterable[Feed]) -> dict[str, list[float]]:
+def _magnitudes(path: Path, names: Iterable[str], feeds: list[Feed]) -> dict[str, list[float]]:
     """Largest magnitude of each tensor in each sample."""
     watched = onnx.load(path)
     borders = {item.name for item in watched.graph.output}
@@ -82,7 +84,8 @@ def _insert(graph: onnx.GraphProto, placement: Placement, limits: Mapping[str, f
         dequantized = f"{name}/dequantized" if read.axis is None else f"{name}/dequantized{read.axis}"
         if dequantized not in done:
             done.add(dequantized)
-            scale = _scale(weights[name], read.axis) if name in weights else _scalar(limits[name])
+            limit = _limit(weights[name], read.axis) if name in weights else np.array(limits[name])
+            scale = np.where(limit < _LEAST_LIMIT, 1.0, limit / _LEVELS).astype(np.float32)
             pair = _pair(graph, name, dequantized, scale, read.axis)
             first_reader.setdefault(read.node.name, []).extend(pair)
         read.node.input[read.place] = dequantized
@@ -92,15 +95,10 @@ def _insert(graph: onnx.GraphProto, placement: Placement, limits: Mapping[str, f
     graph.node.extend(copies)
 
 
-def _scalar(limit: float) -> NDArray[np.float32]:
-    return np.array(max(limit / _LEVELS, _LEAST_SCALE), np.float32)
-
-
-def _scale(weight: NDArray[np.generic], axis: int | None) -> NDArray[np.float32]:
-    """Scale of a weight: one for each place on an axis, or one for all."""
-    axes = tuple(place for place in range(weight.ndim) if place != axis)
-    limit = np.abs(weight).max(axis=axes if axis is not None else None, initial=0)
-    return np.asarray(np.maximum(limit / _LEVELS, _LEAST_SCALE), np.float32)
+def _limit(weight: NDArray[np.generic], axis: int | None) -> NDArray[np.float64]:
+    """Largest magnitude of a weight: one for each place on an axis, or one for all."""
+    axes = None if axis is None else tuple(place for place in range(weight.ndim) if place != axis)
+    return np.asarray(np.abs(weight).max(axis=axes, initial=0), np.float64)
 
 
 def _pair(

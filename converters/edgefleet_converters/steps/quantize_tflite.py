@@ -1,12 +1,12 @@
-"""Step: static int8 of a float .tflite file with ai-edge-quantizer; its inputs and outputs stay float32.
+"""Step: static int8 of a float .tflite file with ai-edge-quantizer, as the settings say; its borders stay float32.
 
-Ranges are the smallest and largest value seen: the library's default, a moving average, costs 5 to 14 dB.
+Never the library's own ranges: a moving average costs 5 to 14 dB against the smallest and largest value seen.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +17,8 @@ from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.conversion.quantizing import BorderType
 from edgefleet_converters.conversion.tensors import Array
 from edgefleet_converters.step import Context, in_file_layout
+from edgefleet_converters.steps.tflite_layers import float_results, padded_by_value
+from edgefleet_converters.steps.tflite_ranges import find_ranges
 from edgefleet_converters.tflite.islands import LEFT_FLOAT, close_islands, softmaxes_for_int8
 from edgefleet_converters.tflite.requantize import fold_requantization
 from edgefleet_converters.tflite.results import Aside, put_back, set_aside
@@ -24,6 +26,7 @@ from edgefleet_converters.tflite.writer import SIGNATURE, pack, unpack
 
 _NO_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({})
 _BORDERS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
+_ALL = qtyping.TFLOperationName.ALL_SUPPORTED
 _UINT8_BORDER = qtyping.OpQuantizationConfig(
     activation_tensor_config=qtyping.TensorQuantizationConfig(
         num_bits=8, symmetric=False, dtype=qtyping.TensorDataType.UINT
@@ -34,9 +37,11 @@ _UINT8_BORDER = qtyping.OpQuantizationConfig(
 
 
 def run(artefact: Artefact, context: Context) -> Artefact:
-    """Float .tflite in, int8 .tflite out, with the same float32 inputs and outputs."""
-    path = context.folder / "model.tflite"
-    path.write_bytes(quantize(artefact.files[0].read_bytes(), in_file_layout(artefact, context.samples)))
+    """Float .tflite in, int8 .tflite out, with the same inputs and outputs; raises InputError for an unknown tensor."""
+    path, content = context.folder / "model.tflite", artefact.files[0].read_bytes()
+    feeds, settings = in_file_layout(artefact, context.samples), context.settings
+    kept = float_results(content, context.source, settings.float_tensors)
+    path.write_bytes(quantize(content, feeds, ranges=find_ranges(content, feeds, settings.ranges), kept_float=kept))
     return artefact.model_copy(update={"files": (path,)})
 
 
@@ -46,12 +51,13 @@ def quantize(
     *,
     border: BorderType = "float32",
     ranges: Mapping[str, tuple[float, float]] = _NO_RANGES,
+    kept_float: Collection[str] = (),
 ) -> bytes:
     """Int8 form of a float file, by samples (input name → array, in the file's layout).
 
     `border` is what float inputs and outputs become; `ranges` (tensor name → smallest, largest) go before what the
-    samples show. Operators that XNNPACK takes in float32 only stay float, except with int8 borders, and but for a
-    SOFTMAX that is quicker in int8 all the same.
+    samples show; operators that return one of `kept_float` stay float. So do those that XNNPACK takes in float32 only,
+    except with int8 borders, and but for a SOFTMAX that is quicker in int8 all the same.
     """
     inner, aside = set_aside(content) if border == "float32" else (content, Aside())
     tool = quantizer.Quantizer(bytearray(inner), recipe.static_wi8_ai8())
@@ -62,9 +68,13 @@ def quantize(
     for name in left:
         tool.update_quantization_recipe(".*", name, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
     for result in softmaxes_for_int8(content):
-        # The library knows an operator by the names of what it returns, each with a semicolon behind it.
         scope = f"^{re.escape(result)};$"
         tool.add_static_config(scope, qtyping.TFLOperationName.SOFTMAX, activation_num_bits=8, weight_num_bits=8)
+    for result in (*kept_float, *padded_by_value(content)):
+        # The library knows an operator by the names of what it returns, each with a semicolon behind it.
+        tool.update_quantization_recipe(
+            f"(^|;){re.escape(result)};", _ALL, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
+        )
     for name in _BORDERS if border == "uint8" else ():
         tool.update_quantization_recipe(".*", name, op_config=_UINT8_BORDER)
     seen = _ranges(content, samples, tool)

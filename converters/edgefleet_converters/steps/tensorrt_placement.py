@@ -46,9 +46,7 @@ def place(graph: onnx.GraphProto, left: frozenset[str]) -> Placement:
     reads = [read for node in products if _is_usual(node, ranks) for read in _of_product(node, ranks)]
     quantized = {name for read in reads for name in read.node.output if read.node.op_type in _CONVOLUTIONS}
     reads += _residuals(graph, quantized, left, ranks)
-    return Placement(
-        tuple(reads), tuple(dict.fromkeys(read.tensor for read in reads if read.tensor not in ranks))
-    )
+    return Placement(tuple(reads), tuple(dict.fromkeys(read.tensor for read in reads if read.tensor not in ranks)))
 
 
 def _is_usual(node: onnx.NodeProto, ranks: Mapping[str, int]) -> bool:

@@ -13,8 +13,8 @@ from ai_edge_quantizer import qtyping, quantizer, recipe
 
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.conversion.quantizing import Quantized, QuantizeJob
-from edgefleet_converters.conversion.tensors import load_feeds
-from edgefleet_converters.steps import quantize_tflite
+from edgefleet_converters.conversion.tensors import Array, load_feeds
+from edgefleet_converters.steps import quantize_tflite, quantize_tflite_int16x8
 from edgefleet_converters.tflite.writer import reversioned
 from edgefleet_device_profiles.profile import Precision
 
@@ -33,9 +33,15 @@ def run_job(text: str) -> Quantized:
         found = quantize_weights(content, job.precision)
     else:
         feeds = load_feeds(job.feeds, job.inputs)
-        found = quantize_tflite.quantize(content, feeds, border=job.border, ranges=job.ranges)
+        found = _calibrated(content, feeds, job)
     job.result.write_bytes(found)
     return Quantized(size_bytes=len(found))
+
+
+def _calibrated(content: bytes, feeds: list[dict[str, Array]], job: QuantizeJob) -> bytes:
+    if job.precision is Precision.INT16X8:
+        return quantize_tflite_int16x8.quantize(content, feeds)
+    return quantize_tflite.quantize(content, feeds, border=job.border, ranges=job.ranges)
 
 
 def quantize_artefact(artefact: Artefact, precision: Precision, folder: Path) -> Artefact:

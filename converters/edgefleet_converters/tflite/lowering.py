@@ -31,6 +31,7 @@ from edgefleet_converters.tflite.passes.expansions import sink_expansions
 from edgefleet_converters.tflite.passes.gains import part_gains
 from edgefleet_converters.tflite.passes.hardswish import name_hard_swish
 from edgefleet_converters.tflite.passes.int8_forms import int8_forms
+from edgefleet_converters.tflite.passes.int8_maps import convolve_maps
 from edgefleet_converters.tflite.passes.int8_masks import select_masks
 from edgefleet_converters.tflite.passes.layout import assign_layouts
 from edgefleet_converters.tflite.passes.layout_table import MARK, channels_last
@@ -128,7 +129,7 @@ def lower(
         try:
             imported = import_model(source, _RULED, opened)
             graph = _passed(imported.graph, asked, keep=keep_layout)
-            graph = int8_forms(select_masks(graph)) if int8 else sum_masks(graph)
+            graph = int8_forms(convolve_maps(select_masks(graph))) if int8 else sum_masks(graph)
             draft = _pruned(_drafted(graph), graph)
             break
         except NotLowerableError as error:

@@ -29,6 +29,7 @@ _WEIGHTED = {"CONV_2D": (1, 0), "DEPTHWISE_CONV_2D": (1, 3), "FULLY_CONNECTED": 
 # with tflite-micro's RecordingMicroAllocator: 80 bytes of kernel data for each operator, 920 for allocator and graph.
 _TENSOR_BYTES, _OPERATOR_BYTES, _BORDER_BYTES, _RUNTIME_BYTES = 24, 64 + 192, 112, 2048
 _CHANNEL_BYTES = 8
+_ESP_PANEL_BYTES, _ESP_CACHED_BYTES = 16 * 1024, 24 * 1024
 # While it plans, the runtime holds one record for each tensor and one for each that needs a place.
 _PLANNING_BYTES = 96
 _SIZES = {"INT8": 1, "UINT8": 1, "BOOL": 1, "INT16": 2, "FLOAT16": 2, "INT64": 8, "FLOAT64": 8}
@@ -75,7 +76,7 @@ def place(needs: Sequence[Need]) -> tuple[int, ...]:
 
     Equal sizes go in reverse order: the planner fills its list from the end (greedy_memory_planner.cc).
     """
-    order = sorted(reversed(range(len(needs))), key=lambda at: -needs[at].size_bytes)
+    order = sorted(range(len(needs)), key=lambda at: (needs[at].size_bytes, at), reverse=True)
     placed: dict[int, int] = {}
     for at in order:
         beside = sorted((placed[other], needs[other].size_bytes) for other in placed if needs[at].meets(needs[other]))
@@ -164,11 +165,28 @@ def _cmsis_depthwise(site: _Site) -> int:
 
 
 def _esp_convolution(site: _Site) -> int:
-    """Filter, padded input and eight pixels, each in int16, and a sum a channel (esp_nn_get_conv_scratch_size)."""
+    """A copy of the filter with rows of 16, the padded input, and a sum a channel (esp_nn_get_conv_scratch_size).
+
+    A filter of one point is not copied at stride 1, but a large one goes through panels of 16 KiB.
+    """
+    _, height, width, channels = site.inputs[0]
+    count, rows, columns, _ = site.inputs[1]
+    if (rows, columns) == (1, 1) and site.output[1:3] == (height, width):
+        return 24 * channels + 8 * count + 64 + (_ESP_PANEL_BYTES if channels * count > _ESP_CACHED_BYTES else 0)
+    copied = -(-columns * channels // 16) * 16 * rows * count
+    return copied + _esp_padded(site) + 5 * count + 128
+
+
+def _esp_depthwise(site: _Site) -> int:
+    """Filter and padded input in int16 (esp_nn_get_depthwise_conv_scratch_size)."""
+    return 2 * (math.prod(site.inputs[1]) + _esp_padded(site)) + 4 * site.output[-1] + 128
+
+
+def _esp_padded(site: _Site) -> int:
+    """Elements of the input with as much around it as the filter can reach."""
     _, height, width, channels = site.inputs[0]
     _, rows, columns, _ = site.inputs[1]
-    padded = (height + rows - 1) * (width + columns - 1) * channels
-    return 2 * (math.prod(site.inputs[1]) + padded + 8 * channels) + 4 * site.output[-1] + 32
+    return (height + rows - 1) * (width + columns - 1) * channels
 
 
 def _transposed(site: _Site) -> int:
@@ -199,7 +217,7 @@ SCRATCH: Mapping[str, Mapping[str, Callable[[_Site], int]]] = MappingProxyType(
                 "FULLY_CONNECTED": lambda site: 4 * site.output[-1],
             }
         ),
-        "esp-nn": MappingProxyType({**_ANYWHERE, "CONV_2D": _esp_convolution, "DEPTHWISE_CONV_2D": _esp_convolution}),
+        "esp-nn": MappingProxyType({**_ANYWHERE, "CONV_2D": _esp_convolution, "DEPTHWISE_CONV_2D": _esp_depthwise}),
     }
 )
 """Kernel library → operator → bytes that its int8 kernel takes while it runs; what is not named takes none."""

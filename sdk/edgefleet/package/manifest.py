@@ -55,16 +55,27 @@ DType = Literal[
 """Element type of a tensor, by numpy's name."""
 
 
+class Quantization(_Record):
+    """How a float tensor stands in a file that takes or gives integers: `real = (stored - zero_point) * scale`."""
+
+    dtype: Literal["int8", "uint8", "int16"]
+    """Type of the file's own tensor."""
+    scale: float = Field(gt=0)
+    zero_point: int
+
+
 class TensorSpec(_Record):
-    """One input or output of a variant, described in the *source* model's layout.
+    """One input or output of a variant, described in the *source* model's layout and type.
 
     `permutation` maps source axes to the file's (`file = source.transpose(permutation)`); None means the same.
+    Whoever runs the file converts by `quantization` on the way in and out; None means that the file has `dtype` too.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     permutation: tuple[int, ...] | None = None
+    quantization: Quantization | None = None
 
 
 class Preprocessing(_Record):

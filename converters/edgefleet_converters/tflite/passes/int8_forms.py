@@ -127,10 +127,15 @@ def _division(node: Node, draft: _Draft) -> bool:
 
 
 def _average_pool(node: Node, draft: _Draft) -> bool:
-    """AveragePool of the whole image: MEAN. Smaller windows stay, between conversions to float and back."""
+    """AveragePool of the whole image: MEAN; of single elements: MaxPool. Others stay, between conversions to float."""
     size, shape = draft.graph.shape(node.inputs[0])[1:-1], draft.graph.shape(node.outputs[0])
     plain = node.activation is Activation.NONE and not any(node.integers("pads", (0,)))
-    if not node.integer(MARK, 0) or node.integers("kernel_shape", ()) != size or not plain or max(shape[1:-1]) > 1:
+    if not node.integer(MARK, 0) or not plain:
+        return False
+    if set(node.integers("kernel_shape", ())) == {1}:
+        draft.add("MaxPool", (node.inputs[0],), shape, Activation.NONE, **node.attributes)
+        return draft.finish(node)
+    if node.integers("kernel_shape", ()) != size or max(shape[1:-1]) > 1:
         return False
     draft.add("GlobalAveragePool", (node.inputs[0],), shape, Activation.NONE, **{MARK: 1})
     return draft.finish(node)
