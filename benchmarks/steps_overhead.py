@@ -1,9 +1,11 @@
 """Time of each conversion step against the tool's own direct call, in one process and in turns.
 
 `python benchmarks/steps_overhead.py [CASE ...] [--runs N]`: a Markdown table on stdout, everything in
-build/steps_overhead.json. A case runs in a process of its own; `child` is the same recipe as packaging runs it, the start
-of its process and its imports included. Read the ratios, not the seconds: a step may take 1.2 times its tool.
+build/steps_overhead.json. A case runs in a process of its own; `child` is the same recipe as packaging runs it, the
+start of its process and its imports included. Read the ratios, not the seconds: a step may take 1.2 times its tool.
 """
+
+# ruff: noqa: PLC0415 - each case loads its own tool, and nothing of the others
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edgefleet_converters.artefact import Form
 from edgefleet_converters.convert import ConvertJob, convert
 from edgefleet_converters.intake.onnx_file import read_onnx
 from edgefleet_converters.recipes import RECIPES
-from edgefleet_converters.artefact import Form
 from edgefleet_converters.step import Context, in_file_layout
 from edgefleet_device_profiles.profile import Precision, Runtime
 from published_networks import mobilenet_v2
@@ -204,11 +206,11 @@ def measure(name: str, runs: int) -> dict[str, float | str]:
 
 
 def _timed(jobs: Mapping[str, Callable[[Path], None]], work: Path, runs: int) -> dict[str, float | str]:
-    """Median seconds of each, in turns after one round that does not count; a tool that is missing says so."""
+    """Median seconds of each, there and back after one round that does not count; a tool that is missing says so."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     missing = ""
     for turn in range(runs + 1):
-        for name, job in jobs.items():
+        for name, job in list(jobs.items())[:: -1 if turn % 2 else 1]:
             folder = work / f"{turn}-{name}"
             folder.mkdir()
             start = time.perf_counter()
@@ -234,7 +236,7 @@ def main() -> None:
     """One process a case; the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="default: all")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--measure", metavar="CASE", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:

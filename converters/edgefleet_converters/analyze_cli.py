@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgefleet.errors import InputError, MissingExtraError
-from edgefleet_converters.convert_cli import read_pairs, read_size, read_sizes
+from edgefleet.errors import MissingExtraError
+from edgefleet_converters.options import load_profiles, read_dims, read_shapes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +68,7 @@ def app(
     A predicted time is the least that a device with exactly the profile's peaks can need (roofline). Exit status 1:
     the model does not fit on a profile that was asked for.
     """
-    wanted = [_profile(name) for name in dict.fromkeys(profiles)]
+    wanted = load_profiles(profiles)
     analysis = _analysis(model, shapes, dims)
     verdicts = [_verdict(analysis, profile, precision) for profile in wanted]
     if as_json:
@@ -79,22 +79,8 @@ def app(
         sys.exit(1)
 
 
-def _profile(name: str) -> Profile:
-    from edgefleet_device_profiles import catalogue  # noqa: PLC0415 - a command loads what it needs when it runs
-
-    doing = "reading the profiles"
-    try:
-        return catalogue.load(name)
-    except catalogue.UnknownProfileError as error:
-        known = ", ".join(catalogue.names())
-        raise InputError(doing, f"there is no {name!r}", f"choose from: {known}") from error
-    except catalogue.InvalidProfileError as error:
-        raise InputError(doing, str(error), "correct the file") from error
-
-
 def _analysis(model: Path, shapes: Sequence[str], dims: Sequence[str]) -> Analysis:
-    fixed = {name: read_sizes(name, text) for name, text in read_pairs("--shape", shapes).items()}
-    sizes = {name: read_size("--dim", name, text) for name, text in read_pairs("--dim", dims).items()}
+    fixed, sizes = read_shapes(shapes), read_dims(dims)
     try:
         from edgefleet_converters.analysis import analyze  # noqa: PLC0415 - it loads onnx
         from edgefleet_converters.conversion.shapes import fix_shapes  # noqa: PLC0415 - the same

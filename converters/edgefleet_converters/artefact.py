@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgefleet.package.manifest import TensorSpec
 
-
 SOURCE_SUFFIXES = (".cc", ".h")
 """Of files for a compiler."""
 

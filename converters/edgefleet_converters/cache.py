@@ -116,7 +116,7 @@ class Cache:
                 break
             _drop(home)
             total -= size_bytes
-        for left in (*self.folder.glob(".new-*"), *self.folder.glob("*/.old-*")):
+        for left in _abandoned(self.folder):
             if time.time() - _modified_s(left) > _ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -184,8 +184,29 @@ def _drop(home: Path) -> None:
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
     """When each entry was used last, its size in bytes, and where it is."""
-    for home in folder.glob("[0-9a-f][0-9a-f]/[0-9a-f]*"):
-        yield _modified_s(home), sum(_size_bytes(path) for path in home.rglob("*")), home
+    for shard in _children(folder):
+        for home in _children(shard):
+            if not _is_aside(shard) and not _is_aside(home):
+                found = [_size_bytes(Path(inside) / name) for inside, _, names in os.walk(home) for name in names]
+                yield _modified_s(home), sum(found), home
+
+
+def _abandoned(folder: Path) -> Iterator[Path]:
+    """What is being written, or removed, or was left so."""
+    for shard in _children(folder):
+        yield from [shard] if _is_aside(shard) else filter(_is_aside, _children(shard))
+
+
+def _is_aside(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _children(folder: Path) -> list[Path]:
+    """What is in a folder; nothing in one that another process has just removed."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _modified_s(path: Path) -> float:
@@ -198,6 +219,6 @@ def _modified_s(path: Path) -> float:
 
 def _size_bytes(path: Path) -> int:
     try:
-        return path.stat().st_size if path.is_file() else 0
+        return path.stat().st_size
     except OSError:
         return 0

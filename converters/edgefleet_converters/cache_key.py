@@ -16,10 +16,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from edgefleet.package.manifest import Host
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.convert import ConvertJob
 from edgefleet_converters.recipes import RECIPES
 from edgefleet_converters.score.infer import InferJob
+from edgefleet_converters.score.latency_child import LatencyJob
 from edgefleet_device_profiles.detect import installed_runtimes
 
 _DISTRIBUTION = "edgefleet"
@@ -46,6 +48,25 @@ def inference_key(job: InferJob) -> str:
         _contents(job.artefact),
         _file_digest(job.samples),
         installed_runtimes().get(job.runtime),
+    )
+
+
+def latency_key(jobs: Mapping[str, LatencyJob], host: Host) -> str:
+    """Digest of a set of variants timed together: files, samples, our code, runtime versions, and the host itself."""
+    installed = installed_runtimes()
+    return _digest(
+        "latency",
+        [
+            (
+                name,
+                job.model_dump(mode="json", exclude={"artefact", "samples"}),
+                _contents(job.artefact),
+                _file_digest(job.samples),
+                installed.get(job.runtime),
+            )
+            for name, job in jobs.items()
+        ],
+        host.digest,
     )
 
 

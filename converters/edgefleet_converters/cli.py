@@ -5,10 +5,13 @@ Decides nothing: `packaging.package` does the work, and the sdk's `main` prints 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
+
+from edgefleet_converters.options import load_profiles, read_dims, read_shapes
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -18,68 +21,106 @@ if TYPE_CHECKING:
     from edgefleet_device_profiles.profile import Profile
 
 _FILE = click.Path(path_type=Path)
+# The names of choose.Objective, whose module takes longer to load than the help.
+OBJECTIVES = ("latency", "size", "energy", "accuracy")
 
 
 @click.command("package")
-@click.argument("model", type=_FILE)
+@click.argument("model")
 @click.option("--profile", "profiles", multiple=True, required=True, help="Device profile to package for; repeat it.")
-@click.option("--calibration", type=_FILE, required=True, help=".npz with x: float32 [N, *input shape without batch].")
-@click.option("--evaluation", type=_FILE, required=True, help=".npz with x, and y: class numbers [N].")
+@click.option("--calibration", required=True, help="Samples for int8: .npz, .npy, a folder of images, module:function.")
+@click.option("--evaluation", required=True, help="Held-out samples, with labels where there are any; the same kinds.")
+@click.option("--labels", type=_FILE, help="Labels of the evaluation samples in a file of their own: .npy, .csv, .txt.")
+@click.option("--input-spec", type=_FILE, help="TOML: layout, normalisation and size of image inputs, class names.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Shape of an input; repeat it.")
+@click.option("--dim", "dims", multiple=True, metavar="SYMBOL=N", help="Size of a symbolic axis; repeat it.")
+@click.option("--trust", is_flag=True, help="Let code inside the model run: pickles, Keras Lambda layers.")
 @click.option("--name", required=True, help="Name of the package.")
 @click.option("--version", required=True, help="Version of the package.")
 @click.option("--release", type=click.IntRange(min=1), required=True, help="Release counter; must only ever grow.")
 @click.option("-o", "--output", "folder", type=_FILE, required=True, help="Folder to write; must not exist yet.")
 @click.option(
+    "--metric",
+    default="auto",
+    show_default=True,
+    help="top1, top5, auc, rmse, mae, r2, agreement, sqnr, or NAME=module:function.",
+)
+@click.option(
     "--max-drop",
-    type=click.FloatRange(min=0, max=1),
+    type=click.FloatRange(min=0),
     default=0.01,
     show_default=True,
-    help="Largest loss of top-1 accuracy against the fp32 model that may ship.",
+    help="Largest loss of the metric against the fp32 model that may ship.",
 )
+@click.option(
+    "--min-sqnr",
+    type=float,
+    default=20.0,
+    show_default=True,
+    help="Least signal to noise, in dB, of the worst slice of an output that no metric looks at.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(OBJECTIVES),
+    default="latency",
+    show_default=True,
+    help="What the first choice of each runtime is best at.",
+)
+@click.option("--explain", "explained", multiple=True, metavar="PROFILE", help="Say why a device gets what it gets.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Conversions and runs at a time; one per processor if not given."
+)
+@click.option("--cache/--no-cache", "cached", default=True, show_default=True, help="Use what earlier runs have made.")
 def app(
-    *,
-    model: Path,
     profiles: tuple[str, ...],
-    calibration: Path,
-    evaluation: Path,
-    name: str,
-    version: str,
-    release: int,
-    folder: Path,
+    shapes: tuple[str, ...],
+    dims: tuple[str, ...],
     max_drop: float,
+    min_sqnr: float,
+    objective: str,
+    explained: tuple[str, ...],
+    **options: Any,
 ) -> None:
-    """Convert MODEL (ONNX) for every profile, measure each variant as shipped, and write the package."""
+    """Convert MODEL for every profile, measure each variant as shipped, and write the package and a report.
+
+    MODEL is an .onnx or .tflite file, a Keras file or SavedModel folder, a torch.export program or module:function, or
+    a fitted scikit-learn estimator.
+    """
     from edgefleet.errors import MissingExtraError
 
     try:
+        from edgefleet_converters.cache import user_cache
+        from edgefleet_converters.choose import Objective, explain
+        from edgefleet_converters.gate import Limits
+        from edgefleet_converters.intake import Asked
         from edgefleet_converters.packaging import Request, package
+        from edgefleet_converters.progress import local_executor
     except ModuleNotFoundError as error:
         raise MissingExtraError("packaging a model", error.name or "onnx", "convert") from error
+    jobs, cached, trust = options.pop("jobs"), options.pop("cached"), options.pop("trust")
     request = Request(
-        model=model,
-        profiles=tuple(_profile(wanted) for wanted in dict.fromkeys(profiles)),
-        calibration=calibration,
-        evaluation=evaluation,
-        name=name,
-        version=version,
-        release=release,
-        folder=folder,
-        max_drop=max_drop,
+        profiles=load_profiles(profiles),
+        limits=Limits(max_drop=max_drop, min_sqnr_db=min_sqnr),
+        objective=Objective(objective),
+        asked=Asked(shapes=read_shapes(shapes), dims=read_dims(dims), trust=trust),
+        **options,
     )
-    with _Display() as display:
-        result = package(request, display.show)
-    _print_table(result)
+    wanted = [_among(request.profiles, name) for name in explained]
+    with _Display() as display, local_executor(jobs) as executor:
+        result = package(request, display.show, executor=executor, cache=user_cache() if cached else None)
+    _print(result)
+    for profile in wanted:
+        for line in explain(profile, result.decisions, request.objective):
+            click.echo(line)
 
 
-def _profile(name: str) -> Profile:
+def _among(profiles: Sequence[Profile], name: str) -> Profile:
     from edgefleet.errors import InputError
-    from edgefleet_device_profiles import catalogue
 
-    try:
-        return catalogue.load(name)
-    except catalogue.UnknownProfileError as error:
-        known = ", ".join(catalogue.names())
-        raise InputError("reading the profiles", f"there is no {name!r}", f"choose from: {known}") from error
+    for profile in profiles:
+        if profile.id == name:
+            return profile
+    raise InputError("choosing what to explain", f"{name!r} is not packaged for", f"add --profile {name}")
 
 
 class _Display:
@@ -118,28 +159,12 @@ class _Display:
         self._progress.update(self._tasks[event.stage], completed=done, total=total, text=event.text)
 
 
-def _print_table(result: PackageResult) -> None:
-    from rich import box
+def _print(result: PackageResult) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    # Narrow enough for 80 columns; reasons go below it, where a terminal may wrap them.
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, collapse_padding=True)
-    for title in ("variant", "runtime", "precision", "size", "top-1", "Δ fp32", "agree", "verdict"):
-        left = title in ("variant", "runtime", "precision", "verdict")
-        table.add_column(title, justify="left" if left else "right", no_wrap=True)
-    for outcome in result.variants:
-        planned, score = outcome.planned, outcome.score
-        figures = ("-", "-", "-")
-        if score is not None:
-            drop = score.value - score.reference
-            figures = (f"{score.value:.2%}", f"{drop:+.2%}", f"{score.agreement:.2%}")
-        size = f"{outcome.size_bytes / 1000:.0f} kB"
-        verdict = "ships" if outcome.verdict.accepted else "refused"
-        table.add_row(planned.name, planned.runtime, planned.precision, size, *figures, verdict)
-    Console().print(table)
-    for outcome in result.variants:
-        if not outcome.verdict.accepted:
-            click.echo(f"refused  {outcome.planned.name}: {outcome.verdict.reason}")
+    from edgefleet_converters.report.terminal import print_report
+
+    print_report(result.report, Console())
     click.echo(f"package  {result.folder}")
     click.echo(f"digest   {result.digest}")
+    click.echo(f"report   {result.report_folder}")

@@ -16,7 +16,7 @@ from edgefleet_converters import child
 from edgefleet_converters.artefact import Artefact, Form
 from edgefleet_converters.metadata import write_metadata
 from edgefleet_converters.metadata.facts import Facts
-from edgefleet_converters.recipes import MICRO_RECIPE, RECIPES
+from edgefleet_converters.recipes import recipe_of
 from edgefleet_converters.step import Context, Samples, Settings
 from edgefleet_device_profiles.profile import Precision, Runtime
 
@@ -57,7 +57,7 @@ def convert(job: ConvertJob) -> Artefact:
 def run_steps(text: str) -> Artefact:
     """The child's side: the recipe's steps one after the other, each in a folder of its own."""
     job = ConvertJob.model_validate_json(text)
-    recipe = MICRO_RECIPE if job.settings.micro else RECIPES[job.runtime, job.precision]
+    recipe = recipe_of(job.runtime, job.precision, micro=job.settings.micro is not None)
     samples = read_samples(job.calibration) if recipe.calibrated and job.calibration else {}
     artefact = job.source
     for position, name in enumerate(recipe.steps[job.form]):

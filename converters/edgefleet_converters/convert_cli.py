@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgefleet.errors import InputError, MissingExtraError
+from edgefleet_converters.options import read_dims, read_pairs, read_shapes
 
 if TYPE_CHECKING:
     from edgefleet.package.manifest import TensorSpec
@@ -85,8 +86,7 @@ def app(target: str, shapes: Sequence[str], dims: Sequence[str], layouts: Sequen
     if options["precision"] not in chosen.precisions:
         found = f"it has no {options['precision']} here"
         raise InputError(f"converting for {target}", found, f"choose one of {', '.join(chosen.precisions)}")
-    options["shapes"] = {name: read_sizes(name, text) for name, text in read_pairs("--shape", shapes).items()}
-    options["dims"] = {name: read_size("--dim", name, text) for name, text in read_pairs("--dim", dims).items()}
+    options["shapes"], options["dims"] = read_shapes(shapes), read_dims(dims)
     options["input_layout"] = {
         name: _layout(name, text) for name, text in read_pairs("--input-layout", layouts).items()
     }
@@ -113,31 +113,6 @@ def _of_recipes(target: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     kept = {name: value for name, value in options.items() if name not in _LITERT_ONLY}
     return kept | {"runtime": Runtime(target), "precision": Precision(options["precision"])}
-
-
-def read_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE texts; a name may hold "=" itself."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, sign, value = text.rpartition("=")
-        if not sign or not name or not value:
-            raise InputError(f"reading {option} {text}", "it is not NAME=VALUE", f"write {option} NAME=VALUE")
-        if name in found:
-            raise InputError(f"reading {option} {text}", f"{name!r} is given twice", "give it once")
-        found[name] = value
-    return found
-
-
-def read_size(option: str, name: str, text: str) -> int:
-    """A size from 1; raises InputError."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise InputError(f"reading {option} {name}={text}", f"{text!r} is not a size", "write whole numbers from 1")
-    return int(text)
-
-
-def read_sizes(name: str, text: str) -> tuple[int, ...]:
-    """The shape of an input; raises InputError."""
-    return tuple(read_size("--shape", name, part) for part in text.split(","))
 
 
 def _layout(name: str, text: str) -> str:

@@ -70,6 +70,7 @@ def call(
     *,
     timeout_s: float,
     progress: Progress,
+    memory_bytes: int | None = None,
 ) -> Result:
     """Run `script:function` of the folder `foreign` in an environment, which is made first where it is missing.
 
@@ -78,7 +79,8 @@ def call(
     python = prepare(environment, progress)
     # Run by its path, the script sees its own folder and the environment, and nothing of ours. -s: nor the user's.
     command = (str(python), "-s", str(FOREIGN_FOLDER / "answer.py"))
-    return child.call(function, job, result, timeout_s=timeout_s, interpreter=child.Interpreter(command, None))
+    interpreter = child.Interpreter(command, None)
+    return child.call(function, job, result, timeout_s=timeout_s, memory_bytes=memory_bytes, interpreter=interpreter)
 
 
 def prepare(environment: Environment, progress: Progress) -> Path:

@@ -1,4 +1,4 @@
-"""The main flow of `edgefleet package`: intake, plan, convert, score, gate, write.
+"""The main flow of `edgefleet package`: intake, plan, convert and score, choose, write.
 
 Loads no toolchain into this process: conversions and inference run in child processes.
 """
@@ -7,29 +7,41 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from packaging.version import Version
 
-from edgefleet.errors import InputError
+from edgefleet.errors import EdgefleetError, InputError
 from edgefleet.package.layout import write_package
-from edgefleet.package.manifest import Score, VariantFiles, VariantSpec
-from edgefleet_converters import data, gate
-from edgefleet_converters.artefact import Artefact
+from edgefleet_converters import choose, data, gate, reporting
+from edgefleet_converters.analysis import Analysis, analyze, fits
+from edgefleet_converters.artefact import Form
+from edgefleet_converters.assembly import assemble
 from edgefleet_converters.cache import Cache
-from edgefleet_converters.golden import write_golden
-from edgefleet_converters.intake.onnx_file import read_onnx
-from edgefleet_converters.plan import PlannedVariant, RefusedPair, make_plan
+from edgefleet_converters.conversion.source import read_model
+from edgefleet_converters.intake import Asked, read_source
+from edgefleet_converters.intake.input_spec import InputSpec, read_input_spec
+from edgefleet_converters.intake.source import Source
+from edgefleet_converters.metadata.facts import Facts
+from edgefleet_converters.plan import Plan, Unfit, fits_everywhere, make_plan
 from edgefleet_converters.progress import Event, Progress, Stage, local_executor
-from edgefleet_converters.score.metrics import Assessment, Measured
+from edgefleet_converters.report.build import build_report
+from edgefleet_converters.report.model import PackageFacts, Report
+from edgefleet_converters.report.write import write_report
+from edgefleet_converters.score.host import fingerprint
+from edgefleet_converters.score.latency_child import LatencyJob
+from edgefleet_converters.score.task import AUTO
 from edgefleet_converters.step import Samples
-from edgefleet_converters.trials import Bench, Trial, try_all
-from edgefleet_device_profiles.profile import Profile, Runtime
+from edgefleet_converters.suitability import RULES
+from edgefleet_converters.timing import time_variants
+from edgefleet_converters.trials import Bench, Climbed, climb_all
+from edgefleet_device_profiles import catalogue
+from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile
+from edgefleet_device_profiles.roofline import widths
 
 # The version becomes the layout's reference name, so it must be what an OCI tag may be.
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -37,39 +49,56 @@ _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to package; `max_drop` is the top-1 loss that may ship, as a fraction (0.01 = one point)."""
+    """What to package, and what may ship; places of data are files, folders or `module:function`."""
 
-    model: Path
+    model: str
     profiles: tuple[Profile, ...]
-    calibration: Path
-    evaluation: Path
+    calibration: str
+    evaluation: str
     name: str
     version: str
     release: int
     folder: Path
-    max_drop: float = 0.01
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class VariantOutcome:
-    """What became of one planned variant; `score` is None when it could not be run."""
-
-    planned: PlannedVariant
-    size_bytes: int
-    score: Score | None
-    verdict: gate.Verdict
+    labels: Path | None = None
+    input_spec: Path | None = None
+    metric: str = AUTO
+    limits: gate.Limits = field(default_factory=gate.Limits)
+    objective: choose.Objective = choose.Objective.LATENCY
+    asked: Asked = field(default_factory=Asked)
 
 
 @dataclass(frozen=True, slots=True)
 class PackageResult:
-    """The package's folder and index digest, and what is, and what is not, in it."""
+    """The package's folder and index digest, the report and its folder, and the decisions."""
 
     folder: Path
     digest: str
-    variants: tuple[VariantOutcome, ...]
-    refused: tuple[RefusedPair, ...]
+    report: Report
+    report_folder: Path
+    decisions: tuple[choose.Decision, ...]
+
+
+@dataclass(slots=True)
+class _Notes:
+    """Passes events on, and keeps the warnings for the report."""
+
+    progress: Progress
+    warnings: list[str] = field(default_factory=list)
+
+    def __call__(self, event: Event) -> None:
+        if event.stage is Stage.WARNING:
+            self.warnings.append(event.text)
+        self.progress(event)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inputs:
+    """What intake hands on."""
+
+    bench: Bench
+    samples: Samples
+    analysis: Analysis | None
+    counts: tuple[int, int]
 
 
 def package(
@@ -83,40 +112,55 @@ def package(
 
     Raises an EdgefleetError, and has written nothing to `request.folder` then.
     """
+    notes = _Notes(progress)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgefleet-package-")))
         workers = executor or stack.enter_context(local_executor())
-        bench, samples = _intake(request, work, progress, workers, cache)
-        plan = make_plan(request.profiles, tuple(bench.source.forms))
-        trials = try_all(bench, plan.variants)
-        outcomes = _gate(trials)
-        digest = _write(request, samples, trials, bench)
-    return PackageResult(request.folder, digest, outcomes, plan.refused)
+        inputs = _intake(request, work, notes, workers, cache)
+        plan = make_plan(request.profiles, tuple(inputs.bench.source.forms), _unfit(inputs.analysis))
+        climbed = climb_all(inputs.bench, plan.variants)
+        gate.require_cover([(climb.planned, climb.kept.verdict) for climb in climbed.climbs])
+        latencies = _latencies(inputs.bench, climbed)
+        decisions = _choose(request, inputs, climbed, latencies)
+        digest = _write(request, inputs, climbed, decisions)
+        report = _report(request, inputs, (plan, climbed, decisions), latencies, digest, notes.warnings)
+    return PackageResult(request.folder, digest, report, write_report(report, request.folder), decisions)
 
 
-def _intake(
-    request: Request, work: Path, progress: Progress, executor: Executor, cache: Cache | None
-) -> tuple[Bench, Samples]:
+def _intake(request: Request, work: Path, progress: Progress, executor: Executor, cache: Cache | None) -> _Inputs:
     """Read and check everything that the person gave, before any work is done on it."""
-    progress(Event(Stage.INTAKE, str(request.model)))
+    progress(Event(Stage.INTAKE, request.model))
     _check_request(request)
-    source = read_onnx(request.model, work, shapes=request.shapes, dims=request.dims)
-    for note in source.notes:
+    source = read_source(request.model, work, request.asked, progress)
+    spec = read_input_spec(request.input_spec, source.inputs) if request.input_spec else InputSpec()
+    calibration = data.load_calibration(request.calibration, source.inputs, spec)
+    evaluation = data.load_evaluation(request.evaluation, source.inputs, spec, request.labels)
+    for note in (*source.notes, *_data_notes(request, spec, calibration, evaluation.samples)):
         progress(Event(Stage.WARNING, note))
-    calibration = data.load_calibration(request.calibration, source.inputs)
-    evaluation = data.load_evaluation(request.evaluation, source.inputs)
-    if data.count(calibration) < data.FEWEST_CALIBRATION_SAMPLES:
-        text = f"only {data.count(calibration)} calibration samples; int8 ranges from fewer than 32 are guesses"
-        progress(Event(Stage.WARNING, text))
-    doing = f"reading the evaluation data {request.evaluation}"
-    if evaluation.labels is None:
-        raise InputError(doing, "no array 'y'", "store one class number for each sample")
-    labels = data.check_classes(evaluation.labels, source.outputs[0], doing)
     files = (work / "calibration.npz", work / "samples.npz")
     np.savez(files[0], allow_pickle=False, **calibration)
     np.savez(files[1], allow_pickle=False, **evaluation.samples)
-    limits = gate.Limits(max_drop=request.max_drop)
-    return Bench(source, labels, *files, work, limits, progress, executor, cache), evaluation.samples
+    bench = Bench(
+        source=source,
+        facts=Facts(
+            name=request.name,
+            source_digest=source.digest,
+            preprocessing=spec.preprocessing(source.inputs),
+            labels=spec.labels,
+        ),
+        profiles={profile.id: profile for profile in request.profiles},
+        labels=evaluation.labels,
+        metric=request.metric,
+        calibration_file=files[0],
+        samples_file=files[1],
+        work=work,
+        limits=request.limits,
+        progress=progress,
+        executor=executor,
+        cache=cache,
+    )
+    counts = (data.count(calibration), data.count(evaluation.samples))
+    return _Inputs(bench, evaluation.samples, _analysis(source, progress), counts)
 
 
 def _check_request(request: Request) -> None:
@@ -129,28 +173,98 @@ def _check_request(request: Request) -> None:
         raise InputError(doing, "something is already there", "name another folder, or remove this one first")
 
 
-def _gate(trials: tuple[Trial, ...]) -> tuple[VariantOutcome, ...]:
-    """Outcomes of all variants; raises GateError when a profile is left with none."""
-    gate.require_cover([(trial.planned, trial.verdict) for trial in trials])
-    return tuple(
-        VariantOutcome(
-            trial.planned,
-            trial.artefact.size_bytes if trial.artefact else 0,
-            None if isinstance(trial.found, str) else trial.found.score,
-            trial.verdict,
-        )
-        for trial in trials
-    )
-
-
-def _write(request: Request, samples: Samples, trials: tuple[Trial, ...], bench: Bench) -> str:
-    """Write the accepted variants; returns the index digest."""
-    variants = [
-        _variant_files(bench, samples, trial.planned, trial.artefact, trial.measured, trial.found)
-        for trial in trials
-        if trial.verdict.accepted and trial.artefact and trial.measured and not isinstance(trial.found, str)
+def _data_notes(request: Request, spec: InputSpec, calibration: Samples, evaluation: Samples) -> list[str]:
+    """What the person should know of the data; raises InputError where they cannot be right."""
+    notes = [
+        *data.check_normalisation(calibration, spec, f"checking the calibration data {request.calibration}"),
+        *data.check_normalisation(evaluation, spec, f"checking the evaluation data {request.evaluation}"),
     ]
-    bench.progress(Event(Stage.WRITE, str(request.folder)))
+    if data.count(calibration) < data.FEWEST_CALIBRATION_SAMPLES:
+        notes.append(f"only {data.count(calibration)} calibration samples; int8 ranges from fewer than 32 are guesses")
+    if shared := data.overlap(calibration, evaluation):
+        notes.append(f"{shared} evaluation samples are calibration samples too: the accuracy is not of unseen data")
+    return notes
+
+
+def _analysis(source: Source, progress: Progress) -> Analysis | None:
+    """What the model costs; None where there is no ONNX form to look at."""
+    artefact = source.forms.get(Form.ONNX)
+    if artefact is None:
+        return None
+    try:
+        return analyze(read_model(artefact.files[0]))
+    except EdgefleetError as error:
+        progress(Event(Stage.WARNING, f"the model's cost is not known: {error}"))
+        return None
+
+
+def _unfit(analysis: Analysis | None) -> Unfit:
+    """Why a pair is not even tried: the device is too small, or the precision does not suit such a model."""
+    if analysis is None:
+        return fits_everywhere
+
+    def unfit(profile: Profile, allowed: AllowedRuntime, precision: Precision) -> str | None:
+        rule = RULES.get((allowed.name, precision))
+        if rule is not None and (reason := rule(analysis)):
+            return reason
+        fit = fits(analysis, profile, precision)
+        return None if fit.ok else f"it needs {fit.limit} of {fit.need:.4g} {fit.unit}, there are {fit.have:.4g}"
+
+    return unfit
+
+
+def _latencies(bench: Bench, climbed: Climbed) -> reporting.Latencies:
+    """Time of each variant that may ship and can run here, with nothing else running."""
+    jobs = {
+        climb.planned.name: LatencyJob(
+            runtime=climb.planned.runtime, artefact=climb.kept.artefact, samples=bench.samples_file
+        )
+        for climb in climbed.climbs
+        if climb.kept.verdict.accepted and climb.kept.artefact and climb.kept.measured
+    }
+    bench.progress(Event(Stage.TIME, ", ".join(jobs)))
+    host = fingerprint([catalogue.load(name) for name in catalogue.names()])
+    found = time_variants(jobs, host, bench.cache, bench.work)
+    for name, latency in found.items():
+        if isinstance(latency, str):
+            bench.progress(Event(Stage.WARNING, f"no latency of {name}: {latency}"))
+    return found
+
+
+def _choose(
+    request: Request, inputs: _Inputs, climbed: Climbed, latencies: reporting.Latencies
+) -> tuple[choose.Decision, ...]:
+    """What ships for whom; raises GateError when a profile is left with nothing."""
+    offered = reporting.candidates(climbed.climbs, latencies, _memory_bytes(request, inputs.analysis, climbed))
+    decisions = choose.choose(offered, request.profiles, request.objective)
+    choose.require_cover(decisions, request.profiles)
+    return decisions
+
+
+def _memory_bytes(request: Request, analysis: Analysis | None, climbed: Climbed) -> dict[str, int]:
+    """Calculated memory of each variant where it needs most: its files, and the activations alive at once."""
+    if analysis is None:
+        return {}
+    profiles = {profile.id: profile for profile in request.profiles}
+    return {
+        climb.planned.name: climb.kept.tried.size_bytes
+        + max(
+            analysis.activation_bytes(widths(profiles[name], climb.planned.precision))
+            for name in climb.planned.profiles
+        )
+        for climb in climbed.climbs
+    }
+
+
+def _write(request: Request, inputs: _Inputs, climbed: Climbed, decisions: Sequence[choose.Decision]) -> str:
+    """Write the variants that somebody keeps; returns the index digest."""
+    wanted = set(choose.kept(decisions))
+    variants = [
+        assemble(inputs.bench, inputs.samples, climb, climbed.reference)
+        for climb in climbed.climbs
+        if climb.planned.name in wanted
+    ]
+    inputs.bench.progress(Event(Stage.WRITE, str(request.folder)))
     return write_package(
         request.folder,
         name=request.name,
@@ -160,35 +274,35 @@ def _write(request: Request, samples: Samples, trials: tuple[Trial, ...], bench:
     )
 
 
-def _variant_files(
-    bench: Bench,
-    samples: Samples,
-    planned: PlannedVariant,
-    artefact: Artefact,
-    measured: Measured,
-    assessment: Assessment,
-) -> VariantFiles:
-    golden_file = bench.work / f"{planned.name}.golden.npz"
-    spec = VariantSpec(
-        name=planned.name,
-        runtime=planned.runtime,
-        precision=planned.precision,
-        runtime_version=_runtime_range(planned.runtime, artefact, Version(measured.runtime_version)),
-        model_file=artefact.files[0].name,
-        inputs=artefact.inputs,
-        outputs=artefact.outputs,
-        golden=write_golden(golden_file, artefact, samples, measured, assessment),
-        score=assessment.score,
-        architectures=planned.architectures,
+def _report(
+    request: Request,
+    inputs: _Inputs,
+    found: tuple[Plan, Climbed, Sequence[choose.Decision]],
+    latencies: reporting.Latencies,
+    digest: str,
+    warnings: Sequence[str],
+) -> Report:
+    plan, climbed, decisions = found
+    bench = inputs.bench
+    return build_report(
+        package=PackageFacts(
+            name=request.name,
+            version=request.version,
+            release=request.release,
+            folder=str(request.folder),
+            digest=digest,
+        ),
+        source=reporting.source_facts(bench, inputs.analysis),
+        data=reporting.data_facts(
+            (request.calibration, request.evaluation), (bench.calibration_file, bench.samples_file), inputs.counts
+        ),
+        limits=reporting.limit_facts(request.limits),
+        objective=request.objective,
+        profiles=request.profiles,
+        variants=reporting.variant_facts(climbed.climbs, latencies),
+        decisions=decisions,
+        refused=[(pair.profile, pair.runtime, pair.precision, pair.reason) for pair in plan.refused],
+        sensitivity=reporting.sensitivity_facts(climbed),
+        notes=warnings,
+        environment=reporting.tools(climbed.climbs),
     )
-    return VariantFiles(spec, artefact.files, golden_file)
-
-
-def _runtime_range(runtime: Runtime, artefact: Artefact, scored_on: Version) -> str:
-    """Versions of the runtime that the file may run on: what its operators ask for, else no older than was proven."""
-    proven = f"{scored_on.major}.{scored_on.minor}"
-    if runtime is not Runtime.LITERT:
-        return f">={proven}"
-    from edgefleet_converters.tflite.runtime_versions import litert_range  # noqa: PLC0415 - only for such files
-
-    return litert_range(artefact.files[0].read_bytes(), proven)

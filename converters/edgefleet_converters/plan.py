@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from edgefleet.errors import UnsupportedError
 from edgefleet_converters.artefact import Form
-from edgefleet_converters.recipes import MICRO_KERNELS, RECIPES
+from edgefleet_converters.recipes import MICRO_KERNELS, ORT_ACTIVATIONS, RECIPES, Recipe, recipe_of
 from edgefleet_converters.step import PLAIN, Micro, Settings
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
 
@@ -25,6 +25,11 @@ class PlannedVariant:
     profiles: tuple[str, ...]
     reasons: tuple[str, ...]
     settings: Settings = PLAIN
+
+    @property
+    def recipe(self) -> Recipe:
+        """The steps that make it."""
+        return recipe_of(self.runtime, self.precision, micro=self.settings.micro is not None)
 
     @property
     def name(self) -> str:
@@ -94,11 +99,14 @@ def _refusal(
     return unfit(profile, allowed, precision)
 
 
-def _settings(profile: Profile, allowed: AllowedRuntime) -> Settings:
+def _settings(profile: Profile, allowed: AllowedRuntime, precision: Precision) -> Settings:
     """How this device wants the recipe."""
+    architecture = profile.cpu.architecture
     if allowed.form == "micro" and profile.budget.arena_kib is not None:
-        kernels = MICRO_KERNELS.get(profile.cpu.architecture, "reference")
+        kernels = MICRO_KERNELS.get(architecture, "reference")
         return Settings(micro=Micro(kernels=kernels, arena_bytes=int(profile.budget.arena_kib * 1024)))
+    if (allowed.name, precision) == (Runtime.ONNXRUNTIME, Precision.INT8):
+        return Settings(activations=ORT_ACTIVATIONS.get(architecture, "uint8"))
     return PLAIN
 
 
@@ -110,7 +118,7 @@ def _want(
     place: int,
 ) -> None:
     """Add one profile's wish to what is planned."""
-    settings = _settings(profile, allowed)
+    settings = _settings(profile, allowed, precision)
     key = (allowed.name, precision, settings)
     found = wanted.get(key) or PlannedVariant(allowed.name, precision, (), (), (), settings)
     listed = precision in allowed.precisions

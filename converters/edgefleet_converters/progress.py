@@ -29,6 +29,8 @@ class Stage(StrEnum):
     """Recipes run in child processes."""
     SCORE = "score"
     """Files run over the evaluation data."""
+    TIME = "time"
+    """Latencies are measured, with nothing else running."""
     WRITE = "write"
     """The package is written."""
     WARNING = "warning"

@@ -94,6 +94,12 @@ MICRO_RECIPE = Recipe(
 )
 """LiteRT int8 for a microcontroller (`Settings.micro`), in the place of the row above."""
 
+
+def recipe_of(runtime: Runtime, precision: Precision, *, micro: bool) -> Recipe:
+    """The recipe of a planned variant; raises KeyError where there is none."""
+    return MICRO_RECIPE if micro else RECIPES[runtime, precision]
+
+
 MICRO_KERNELS: Mapping[str, Literal["reference", "cmsis-nn", "esp-nn"]] = MappingProxyType(
     {"armv7e-m": "cmsis-nn", "xtensa": "esp-nn"}
 )

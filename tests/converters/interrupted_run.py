@@ -6,6 +6,7 @@ Run as a script with a folder: every process of the children writes its id there
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -50,6 +51,8 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    # A shell's background jobs ignore it, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:

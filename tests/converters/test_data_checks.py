@@ -44,7 +44,7 @@ def test_raw_pixels_where_normalised_ones_are_declared() -> None:
     assert "'x' has values 0 to 255" in text
     assert "scale 255, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225" in text
     assert "-2.12 to 2.64" in text
-    assert "(by channel: mean " in text
+    assert "(mean 131 128 128, deviation 75.8 74.1 73.8 by channel)" in text
     assert "the data are not normalised like that; normalise them as the input spec says" in text
 
 

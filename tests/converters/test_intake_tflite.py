@@ -178,3 +178,19 @@ def test_sizes_are_in_the_file(tmp_path: Path, content: bytes) -> None:
         read_tflite(str(tmp_path / "m.tflite"), tmp_path, shapes={"x": (1, 8, 8, 3)}, dims={})
     with pytest.raises(InputError, match="No such file"):
         read_tflite(str(tmp_path / "gone.tflite"), tmp_path, shapes={}, dims={})
+
+
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    generator = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(150):
+        damaged = bytearray(content)
+        # The tables are at the front, before the weights.
+        for place in generator.integers(8, 3000, 3):
+            damaged[place] = generator.integers(0, 256)
+        try:
+            read(tmp_path, bytes(damaged))
+            outcomes.add("read")
+        except EdgefleetError as error:
+            outcomes.add("refused" if "\n" not in str(error) else "refused in several lines")
+    assert outcomes == {"read", "refused"}

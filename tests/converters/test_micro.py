@@ -155,8 +155,8 @@ def test_the_file_is_scored_with_the_sources_float_numbers(
     assert right[0] >= right[1] - 0.005
     apart = np.abs(np.subtract(found, exact, dtype=np.float64))
     assert apart.mean() < 2 * logits.quantization.scale
-    steps = found / logits.quantization.scale
-    np.testing.assert_allclose(steps, np.round(steps.astype(np.float64)), atol=1e-3)
+    steps = found.astype(np.float64) / logits.quantization.scale
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
 
 
 def test_the_agent_runs_it_with_the_same_numbers(made: Artefact, digits_data: digits.Digits) -> None:

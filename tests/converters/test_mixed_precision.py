@@ -14,9 +14,10 @@ from onnx import helper
 
 from conformance_graphs.judge import inputs_of
 from conformance_graphs.networks import NETWORKS
+from conformance_graphs.random_graphs import random_graph
 from converters.hard_models import SIDE, Workbench, outlier, shared_scale
 from converters.onnx_models import build, weights
-from edgefleet.errors import InputError
+from edgefleet.errors import InputError, UnsupportedError
 from edgefleet.package.manifest import TensorSpec
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.gate import Status
@@ -57,7 +58,8 @@ def test_boxes_and_scores_in_one_output_pass_once_the_concat_is_float(runtime: R
     (noise,) = bench.assess(runtime, bench.convert(runtime, Settings())).noise
     assert noise.whole_db is not None
     assert noise.worst_db is not None
-    assert noise.whole_db > 50 > 20 > noise.worst_db
+    assert noise.whole_db > 50
+    assert noise.worst_db < 10
     tried = climbed(bench, runtime, culprits(bench))
     assert all(one.status is Status.FAILED for one in tried[:-1])
     assert "the branches of the Concat 'joined' differ" in tried[-1].attempt.why
@@ -72,7 +74,10 @@ def test_openvino_keeps_the_concat_in_float_too(tmp_path: Path) -> None:
     assert tried.status is Status.PASSED
 
 
-@pytest.mark.parametrize("runtime", [Runtime.LITERT, Runtime.ONNXRUNTIME, Runtime.OPENVINO])
+WIDE = ("wide", "wide_relu", "b", "b_relu")
+
+
+@pytest.mark.parametrize("runtime", [Runtime.LITERT, Runtime.ONNXRUNTIME])
 def test_an_outlier_layer_in_float_saves_the_rest(runtime: Runtime, tmp_path: Path) -> None:
     bench = Workbench(outlier(), tmp_path)
     found = culprits(bench)
@@ -82,8 +87,16 @@ def test_an_outlier_layer_in_float_saves_the_rest(runtime: Runtime, tmp_path: Pa
     assert {one.attempt.settings.float_tensors for one in before} == {()}
     assert last.status is Status.PASSED
     assert best(tried) is last
-    assert last.attempt.settings.float_tensors == ("wide", "wide_relu", "b", "b_relu")
-    assert found.macs_share(last.attempt.settings.float_tensors) <= MOST_FLOAT_MACS
+    assert last.attempt.settings.float_tensors == WIDE
+    assert found.macs_share(WIDE) <= MOST_FLOAT_MACS
+
+
+def test_an_outlier_layer_in_float_saves_the_rest_in_openvino(tmp_path: Path) -> None:
+    bench = Workbench(outlier(), tmp_path)
+    plain, mixed = (
+        bench.climb(Runtime.OPENVINO, Attempt(Settings(float_tensors=tensors), "as asked")) for tensors in ((), WIDE)
+    )
+    assert (plain.status, mixed.status) == (Status.FAILED, Status.PASSED)
 
 
 def stored_types(content: bytes) -> dict[str, type]:
@@ -112,7 +125,18 @@ def test_every_layer_of_the_source_is_found_in_the_file(name: str, tmp_path: Pat
     # Together they are all that computes anything; what is left moves values.
     rest = set(stored_types(content)) - set().union(*found.values())
     moving = {name for node in model.graph.node for name in node.output} - {layer.tensor for layer in layers}
-    assert {name.split("/")[0] for name in rest} <= moving
+    # A name with a slash is the lowering's own, for a part of a layer or of a move.
+    assert {name for name in rest if "/" not in name} <= moving
+
+
+def test_what_must_stay_float_with_a_layer_is_found_whatever_the_layout(tmp_path: Path) -> None:
+    """Random graphs: outputs that are another layout of a tensor, and nodes that nothing reads, among them."""
+    for seed in range(40):
+        model = random_graph(seed)
+        source, content = saved(model, tmp_path), lower(model, int8=True).content
+        layers = find_layers(model)
+        for layer in layers.found:
+            assert float_results(content, source, layers.kept_with(layer)), (seed, layer.tensor)
 
 
 @pytest.mark.parametrize("name", ["MobileNetV3", "ResNet", "encoder-decoder"])
@@ -145,6 +169,13 @@ def test_a_tensor_of_no_layer_is_refused(runtime: Runtime, tmp_path: Path) -> No
     bench = Workbench(outlier(), tmp_path)
     with pytest.raises(InputError, match="keeping 'nowhere' in float"):
         bench.convert(runtime, Settings(float_tensors=("nowhere",)))
+
+
+def test_a_model_that_is_to_stay_float_as_a_whole_is_refused(tmp_path: Path) -> None:
+    bench = Workbench(outlier(), tmp_path)
+    everything = tuple(name for layer in find_layers(bench.model).found for name in layer.tensors)
+    with pytest.raises(UnsupportedError, match="no operator of it becomes int8, with those that are to stay in float"):
+        bench.convert(Runtime.LITERT, Settings(float_tensors=everything))
 
 
 SPIKE = 50.0
@@ -191,7 +222,7 @@ def test_a_tensor_that_is_always_zero_has_a_range_all_the_same() -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["dead"]), helper.make_node("Conv", ["dead", "v"], ["y"])]
     constants = {"w": np.zeros((4, 4, 1, 1), np.float32), "v": weights(4, 4, 1, 1)}
     content = lower(build(nodes, (1, 4, 8, 8), constants), int8=True).content
-    samples = [{"x": np.ones((1, 8, 8, 4), np.float32)}]
+    samples: list[dict[str, Array]] = [{"x": np.ones((1, 8, 8, 4), np.float32)}]
     for ranges in (Ranges.MEAN, Ranges.PERCENTILE, Ranges.MSE):
         spans = find_ranges(content, samples, ranges)
         assert spans["dead"][1] > spans["dead"][0]
@@ -220,7 +251,8 @@ def test_max_pool_padding_as_in_resnet50_does_not_fail(form: str) -> None:
     }
     content = lower(build(nodes, (1, 3, 2 * SIDE, 2 * SIDE), constants), int8=True).content
     random = np.random.default_rng(3)
-    samples = [{"x": random.normal(size=(1, 2 * SIDE, 2 * SIDE, 3)).astype(np.float32)} for _ in range(4)]
+    shape = (1, 2 * SIDE, 2 * SIDE, 3)
+    samples: list[dict[str, Array]] = [{"x": random.normal(size=shape).astype(np.float32)} for _ in range(4)]
     made = quantize(content, samples)
     expected, found = (
         Interpreter(model_content=file, num_threads=1).get_signature_runner()(x=samples[0]["x"])["y"]

@@ -97,16 +97,13 @@ def test_after_an_exception_running_jobs_end_and_waiting_ones_never_start() -> N
         release.wait(PATIENCE_S)
         ended.append(number)
 
-    def fail() -> None:
+    def fail(_number: int) -> None:
         started.wait(PATIENCE_S)
         raise ValueError("first")
 
     with _Watched() as executor:
-        jobs = {0: partial(slow, 0), 1: fail, **{number: partial(slow, number) for number in range(2, 8)}}
-        # The failed job's thread may have taken job 2 before anybody looked; the others wait behind it.
-        waiter = threading.Thread(target=_until, args=(lambda: _are_cancelled(executor, 3, 8),))
-        releaser = threading.Thread(target=lambda: (waiter.join(), release.set()))
-        waiter.start()
+        jobs = {number: partial(fail if number == 1 else slow, number) for number in range(8)}
+        releaser = threading.Thread(target=_release_when_cancelled, args=(executor, len(jobs), release))
         releaser.start()
         with pytest.raises(ValueError, match="first"):
             run_jobs(jobs, Stage.CONVERT, _ignore, str, executor)
@@ -114,8 +111,10 @@ def test_after_an_exception_running_jobs_end_and_waiting_ones_never_start() -> N
     assert set(ended) <= {0, 2}
 
 
-def _are_cancelled(executor: _Watched, first: int, count: int) -> bool:
-    return len(executor.futures) == count and all(future.cancelled() for future in executor.futures[first:])
+def _release_when_cancelled(executor: _Watched, count: int, release: threading.Event) -> None:
+    """The failed job's thread may have taken job 2 before anybody looked; the others wait behind it."""
+    _until(lambda: len(executor.futures) == count and all(future.cancelled() for future in executor.futures[3:]))
+    release.set()
 
 
 def test_as_many_jobs_run_at_once_as_were_asked_for() -> None:

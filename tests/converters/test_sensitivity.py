@@ -123,6 +123,19 @@ def test_only_the_layer_asked_for_is_rounded() -> None:
     assert len(np.unique(after["b_relu"])) <= 256 < len(np.unique(before["b_relu"]))
 
 
+def test_a_mask_of_minus_infinity_does_not_stop_the_ranking() -> None:
+    mask = np.where(np.arange(4) < 3, 0, -np.inf).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["scores"]),
+        helper.make_node("Add", ["scores", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["y"], axis=-1),
+    ]
+    model = build(nodes, (1, 3, 4, 4), {"w": weights(2, 3, 1, 1), "mask": mask})
+    found = rank(model, feeds(2, (1, 3, 4, 4)), most_layers=64, budget_s=60)
+    assert found.tried == 3
+    assert all(np.isfinite(layer.max_abs) for layer in found.layers)
+
+
 def test_rounding_keeps_the_ends_of_the_range_and_zero() -> None:
     array = np.array([-1.0, 0.0, 0.4999, 3.0, 9.0], np.float32)
     found = rounded(array, (-1.0, 3.0))

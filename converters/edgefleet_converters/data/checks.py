@@ -28,13 +28,14 @@ def check_normalisation(samples: Samples, spec: InputSpec, doing: str) -> tuple[
         low, high = float(samples[name].min()), float(samples[name].max())
         least, most = image.span
         width = most - least
-        found = f"{name!r} has values {_range(low, high)}, and the input spec ({image.described}) makes "
-        found += f"{_range(least, most)} of pixels{_by_channel(samples[name], image)}"
         if low < least - _SLACK * width or high > most + _SLACK * width:
+            found = _contrast(name, samples[name], image)
             raise InputError(doing, f"{found}: the data are not normalised like that", _REMEDY)
         if high - low < _FLAT * width:
+            found = _contrast(name, samples[name], image)
             raise InputError(doing, f"{found}: the data are normalised already, or in another way", _REMEDY)
         if low >= 0 and least < -_SLACK * width:
+            found = _contrast(name, samples[name], image)
             warnings.append(f"{found}: no pixel is darker than the mean, so they may be normalised in another way")
     return tuple(warnings)
 
@@ -58,15 +59,16 @@ def _digests(samples: Samples) -> Iterator[bytes]:
         yield digest.digest()
 
 
-def _range(low: float, high: float) -> str:
-    return f"{low:.3g} to {high:.3g}"
-
-
-def _by_channel(array: NDArray[np.generic], image: ImageInput) -> str:
-    """Mean and standard deviation of each channel, in brackets."""
+def _contrast(name: str, array: NDArray[np.generic], image: ImageInput) -> str:
+    """What an input's values are, in all and by channel, and what they should be."""
     # One axis more than the input: the samples.
     axis = image.channel_axis + 1
     others = tuple(place for place in range(array.ndim) if place != axis)
     values = array.astype(np.float64)
-    figures = [" ".join(f"{number:.3g}" for number in find(values, axis=others)) for find in (np.mean, np.std)]
-    return f" (by channel: mean {figures[0]}, standard deviation {figures[1]})"
+    mean, deviation = (" ".join(f"{number:.3g}" for number in find(values, axis=others)) for find in (np.mean, np.std))
+    found = f"{name!r} has values {_range(values.min(), values.max())} (mean {mean}, deviation {deviation} by channel)"
+    return f"{found}, and the input spec ({image.described}) makes {_range(*image.span)} of pixels"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}"

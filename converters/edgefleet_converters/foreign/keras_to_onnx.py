@@ -57,9 +57,9 @@ def _convert(model: Path, output: Path, shapes: dict[str, list[int]], *, trust: 
         listed = ", ".join(name for name, _, _ in signature)
         raise _RefusedError(f"--shape {min(unknown)}: the model has no such input", f"its inputs are: {listed}")
     proto, _ = tf2onnx.convert.from_function(tf.function(function), wanted, opset=OPSET)
-    _rename_outputs(proto, outputs)
+    named = _rename_outputs(proto, outputs)
     output.write_bytes(proto.SerializeToString())
-    return [name for name, _, _ in signature], outputs
+    return [name for name, _, _ in signature], named
 
 
 def _static(name: str, shape: list[int | None], shapes: dict[str, list[int]]) -> list[int]:
@@ -77,28 +77,32 @@ def _static(name: str, shape: list[int | None], shapes: dict[str, list[int]]) ->
     return [size for size in found_sizes if size is not None]
 
 
-def _rename_outputs(proto: Any, names: list[str]) -> None:
-    """Give the graph's outputs the model's own names, by Identity nodes: a value may be two outputs."""
+def _rename_outputs(proto: Any, names: list[str]) -> list[str]:
+    """Give the graph's outputs the model's own names where these are free; returns the names that they have now."""
     from onnx import helper  # noqa: PLC0415 - after the file was looked at
 
-    taken = {item.name for item in proto.graph.input} | {name for node in proto.graph.node for name in node.output}
+    taken = {item.name for item in (*proto.graph.input, *proto.graph.initializer)}
+    taken |= {name for node in proto.graph.node for name in node.output}
+    given = []
     for item, name in zip(proto.graph.output, names, strict=True):
-        if name in taken:
-            for node in proto.graph.node:
-                node.input[:] = [f"{old}/inner" if old == name else old for old in node.input]
-                node.output[:] = [f"{old}/inner" if old == name else old for old in node.output]
-            inner = f"{name}/inner" if item.name == name else item.name
-        else:
-            inner = item.name
-        proto.graph.node.append(helper.make_node("Identity", [inner], [name]))
-        item.name = name
+        free = name
+        while free in taken:
+            free += "_out"
+        proto.graph.node.append(helper.make_node("Identity", [item.name], [free]))
+        item.name = free
+        taken.add(free)
+        given.append(free)
+    return given
 
 
 # ---- Keras files
 
 
 def _keras(path: Path, *, trust: bool) -> tuple[Any, list[tuple[str, Any, Any]], list[str]]:
-    version, config = _keras_config(path)
+    try:
+        version, config = _keras_config(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise _RefusedError(f"not a readable Keras file ({error})", "save it with model.save('model.keras')") from error
     if not trust:
         _refuse_code(config)
     model = _load_keras(path, version, trust=trust)
@@ -164,7 +168,9 @@ def _refuse_code(config: Any) -> None:
                 found = f"the layer {name!r} calls {'.'.join(called)}, which reaches outside the model"
                 raise _RefusedError(found, "give --trust if you trust whoever made the file")
         module = str(entry.get("module") or "").split(".")[0]
-        if module not in _MODULES or entry.get("registered_name") not in (None, kind):
+        registered = entry.get("registered_name")
+        # Keras's own classes are in its modules, or registered under the name "Keras>…", or not at all.
+        if module not in _MODULES or (registered and not entry.get("module") and not registered.startswith("Keras>")):
             found = f"{kind} ({name!r}) is a class of your own, and its code is not in the file"
             raise _RefusedError(found, "export the model to ONNX or as a SavedModel where the class is defined")
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgefleet.errors import EdgefleetError, InputError
 from edgefleet.package.manifest import DType, Preprocessing, TensorSpec
 
+_KNOWN = "it may have labels, and for each input layout, colour, scale, mean, std, resize and dtype"
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 
 
@@ -120,7 +121,7 @@ def read_input_spec(path: Path, inputs: Sequence[TensorSpec]) -> InputSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "it"
-        raise InputError(doing, f"{where}: {first['msg']}", "see the documentation of the input spec") from error
+        raise InputError(doing, f"{where}: {first['msg']}", _KNOWN) from error
     except ValueError as error:  # tomllib's and the decoder's errors
         raise InputError(doing, f"not readable as TOML ({error})", "correct the file") from error
     if len(set(spec.labels)) != len(spec.labels):

@@ -35,17 +35,31 @@ def read_tflite(model: str, work: Path, *, shapes: Shapes, dims: Mapping[str, in
     if shapes or dims:
         found = "--shape and --dim: a .tflite file has its sizes in every tensor"
         raise InputError(doing, found, "leave them out, or convert the model with the shape you need")
+    try:
+        return _checked(model, path, work, doing)
+    except _BROKEN as error:
+        found = f"not a readable TFLite file ({type(error).__name__}: {error})"
+        raise InputError(doing, found, _AGAIN) from error
+
+
+# What reading a damaged file comes to: offsets and numbers that lead nowhere.
+_BROKEN = (struct.error, ValueError, TypeError, LookupError, AttributeError, OverflowError)
+_AGAIN = "convert the model to .tflite again"
+
+
+def _checked(model: str, path: Path, work: Path, doing: str) -> Source:
     parsed = _parsed(path, doing)
     graph = parsed.subgraphs[0]
-    _refuse_quantised(graph, parsed, doing)
-    _refuse_nan(graph, parsed, doing)
+    tensors = [tensor for part in parsed.subgraphs for tensor in part.tensors]
+    _refuse_quantised(tensors, parsed, doing)
+    _refuse_nan(tensors, parsed, doing)
     inputs, outputs = _borders(parsed, doing)
     specs = tuple(
         tuple(_spec(graph.tensors[position], name, doing) for name, position in border.items())
         for border in (inputs, outputs)
     )
     parsed.signatureDefs = [_signature(inputs, outputs)]
-    for tensor in graph.tensors:
+    for tensor in tensors:
         # Only the batch was open, and XNNPACK does not take tensors that may still change.
         tensor.shapeSignature = None
     file = work / "source.tflite"
@@ -66,23 +80,18 @@ def _parsed(path: Path, doing: str) -> Any:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(doing, error.strerror or str(error), "check the path") from error
-    remedy = "convert the model to .tflite again"
     if content[4:8] != _MAGIC:
-        raise InputError(doing, "not a TFLite file", remedy)
-    try:
-        model = unpack(content)
-        whole = bool(model.subgraphs and model.subgraphs[0].tensors and model.buffers)
-    except (struct.error, ValueError, TypeError, IndexError, AttributeError, UnicodeDecodeError) as error:
-        raise InputError(doing, f"not a readable TFLite file ({error})", remedy) from error
-    if not whole:
-        raise InputError(doing, "a TFLite file without a graph", remedy)
+        raise InputError(doing, "not a TFLite file", _AGAIN)
+    model = unpack(content)
+    if not model.subgraphs or not model.subgraphs[0].tensors or not model.buffers:
+        raise InputError(doing, "a TFLite file without a graph", _AGAIN)
     return model
 
 
-def _refuse_quantised(graph: Any, model: Any, doing: str) -> None:
+def _refuse_quantised(tensors: list[Any], model: Any, doing: str) -> None:
     """Quantising twice loses twice, and what the first time lost is not seen by comparing with its result."""
     remedy = "give the float model that it was made from"
-    for tensor in graph.tensors:
+    for tensor in tensors:
         kind = _TYPES.get(tensor.type, "?")
         scales = tensor.quantization.scale if tensor.quantization is not None else None
         if kind in _QUANTISED and scales is not None and len(scales):
@@ -91,8 +100,8 @@ def _refuse_quantised(graph: Any, model: Any, doing: str) -> None:
             raise InputError(doing, f"its weights are float16 ({_text(tensor.name)!r})", remedy)
 
 
-def _refuse_nan(graph: Any, model: Any, doing: str) -> None:
-    for tensor in graph.tensors:
+def _refuse_nan(tensors: list[Any], model: Any, doing: str) -> None:
+    for tensor in tensors:
         data = _data(tensor, model) if _TYPES.get(tensor.type) == "float32" else None
         if data is not None and np.isnan(data[: len(data) // 4 * 4].view("<f4")).any():
             remedy = "go back to a checkpoint from before the training diverged, and convert that"

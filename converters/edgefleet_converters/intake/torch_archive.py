@@ -33,7 +33,8 @@ _TARGET = re.compile(
 # Sizes are written as sympy expressions, which sympy evaluates as Python.
 _EXPRESSION = re.compile(
     r"(Symbol\('[suz]\d+'(, \w+=True)*\)"
-    r"|([suz]?\d+|FloorDiv|CleanDiv|Mod|PythonMod|Max|Min|Integer|oo)\b|[\s+\-*/(),])*"
+    r"|([suz]?\d+|Integer|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|ModularIndexing|oo)\b"
+    r"|[\s+\-*/(),])*"
 )
 # Every other name ends up in Python source that torch generates and executes.
 _NAME = re.compile(r"[\w.+<>\- ]*")

@@ -61,7 +61,7 @@ def _head(report: Report) -> Iterator[str]:
     package, source = report.package, report.source
     yield f"# {_text(package.name)} {_text(package.version)} (release {package.release})"
     yield ""
-    yield f"- package: `{package.folder}`, index `{package.digest}`"
+    yield f"- package: {_text(package.folder)}, index `{package.digest}`"
     yield f"- source: {_text(source.origin)} ({source.kind}, {figures.size(source.size_bytes)}), `{source.digest}`"
     cost = f"{figures.count(source.parameters)} parameters, {figures.count(source.macs)} multiply-accumulates"
     yield f"- model: {cost}; {_text(', '.join(source.inputs))} → {_text(', '.join(source.outputs))}"

@@ -11,9 +11,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefleet_converters.score.arrays import Arrays, in_chunks
 from edgefleet_device_profiles.profile import Precision
-
-Arrays = Mapping[str, NDArray[np.generic]]
 
 # Kernels for different processors round an int8 requantisation one way or the other, and such steps add up over the
 # layers: one .tflite was seen to differ by up to 10 steps of its output between x86 and ARM.
@@ -48,9 +47,12 @@ def tolerance(outputs: NDArray[np.generic], precision: Precision) -> float:
 
 def largest_difference(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
     """Largest |difference| where both are finite."""
-    with np.errstate(invalid="ignore"):
-        apart = np.subtract(found, expected, dtype=np.float64)
-    return float(np.abs(apart[np.isfinite(apart)]).max(initial=0))
+    largest = 0.0
+    for mine, theirs in in_chunks(found, expected):
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(np.subtract(mine, theirs, dtype=np.float64))
+        largest = max(largest, float(apart.max(initial=0, where=np.isfinite(apart))))
+    return largest
 
 
 def find_faults(

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from edgefleet.errors import InputError, UnsupportedError
 from edgefleet_converters import child
-from edgefleet_converters.score.faults import Arrays
+from edgefleet_converters.score.arrays import Arrays
 from edgefleet_converters.score.interval import jackknife_groups, jackknife_upper
 
 TIMEOUT_S = 900.0

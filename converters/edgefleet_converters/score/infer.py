@@ -20,7 +20,7 @@ from edgefleet.package.manifest import TensorSpec
 from edgefleet.package.quantization import dequantized, quantized
 from edgefleet_converters import child
 from edgefleet_converters.artefact import Artefact
-from edgefleet_converters.score.faults import Arrays
+from edgefleet_converters.score.arrays import Arrays
 from edgefleet_converters.score.metrics import Measured
 from edgefleet_device_profiles.profile import Runtime
 
@@ -132,11 +132,11 @@ def open_runner(runtime: Runtime, artefact: Artefact, threads: int = 1) -> Runne
 
 def infer_sample(runner: Runner, artefact: Artefact, samples: Arrays, place: int) -> Arrays:
     """One sample in the source's layout and type through a file in its own, and back."""
-    found = runner.infer({spec.name: _stored(samples[spec.name][place], spec) for spec in artefact.inputs})
-    return {spec.name: _restored(found[spec.name], spec) for spec in artefact.outputs}
+    found = runner.infer({spec.name: stored_input(samples[spec.name][place], spec) for spec in artefact.inputs})
+    return {spec.name: restored_output(found[spec.name], spec) for spec in artefact.outputs}
 
 
-def _stored(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
+def stored_input(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
     """An input as the file takes it."""
     if spec.permutation is not None:
         array = np.ascontiguousarray(array.transpose(spec.permutation))
@@ -144,7 +144,7 @@ def _stored(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]
     return array if border is None else quantized(array, border.dtype, border.scale, border.zero_point)
 
 
-def _restored(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
+def restored_output(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
     """An output as the source would give it."""
     if spec.quantization is not None:
         array = dequantized(array, spec.quantization.scale, spec.quantization.zero_point)

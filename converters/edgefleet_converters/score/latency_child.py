@@ -16,8 +16,7 @@ from pydantic import BaseModel
 
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.child import block_telemetry
-from edgefleet_converters.score.infer import open_runner
-from edgefleet_converters.step import in_file_layout
+from edgefleet_converters.score.infer import open_runner, stored_input
 from edgefleet_device_profiles.profile import Runtime
 
 _WARM_UP_S = 0.2
@@ -45,7 +44,11 @@ def main(job: LatencyJob) -> None:
     runner = open_runner(job.runtime, job.artefact, job.threads)
     with np.load(job.samples, allow_pickle=False) as stored:
         samples = {name: stored[name][: job.count] for name in stored.files}
-    feeds = in_file_layout(job.artefact, samples)
+    count = len(next(iter(samples.values())))
+    feeds = [
+        {spec.name: stored_input(samples[spec.name][place], spec) for spec in job.artefact.inputs}
+        for place in range(count)
+    ]
 
     def run(place: int) -> float:
         start = time.perf_counter()

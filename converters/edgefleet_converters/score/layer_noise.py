@@ -99,7 +99,9 @@ def _look(model: onnx.ModelProto, layers: Layers, feeds: Sequence[Feed], *, loca
     for place, arrays in enumerate(_each(_showing(model, names), names, feeds)):
         for name, array in zip(names, arrays, strict=True):
             low, high = ranges[name]
-            span = (min(low, float(array.min(initial=0))), max(high, float(array.max(initial=0))))
+            # A mask's minus infinity has no place in any range; it becomes the lowest value.
+            finite = array[np.isfinite(array)]
+            span = (min(low, float(finite.min(initial=0))), max(high, float(finite.max(initial=0))))
             ranges[name] = span
             if local and place < _LOCAL_SAMPLES:
                 ratio = _worst_db(name, rounded(array, span)[np.newaxis], array[np.newaxis])

@@ -35,7 +35,7 @@ MOST_APART = 16.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """Nodes that are quantised together; `tensor` is what they hand on, `tensors` all their outputs."""
+    """Nodes that are quantised together; `tensor` is what they hand on, `tensors` all their outputs that are read."""
 
     tensor: str
     tensors: tuple[str, ...]
@@ -59,8 +59,8 @@ class Layers:
         """Names that must be in float for a layer's output never to be int8: its own, and those of its readers."""
         kept = dict.fromkeys(layer.tensors)
         for node in self._behind(layer.tensor):
-            reader = self._by_output.get(node.output[0])
-            kept.update(dict.fromkeys(reader.tensors if reader else tuple(node.output)))
+            reader = next((self._by_output[name] for name in node.output if name in self._by_output), None)
+            kept.update(dict.fromkeys(reader.tensors if reader else filter(None, node.output)))
         return tuple(kept)
 
     def is_final(self, layer: Layer) -> bool:
@@ -71,7 +71,7 @@ class Layers:
     def final_with(self, layer: Layer) -> tuple[str, ...]:
         """Names of a final layer and of all that moves its values."""
         behind = self._behind(layer.tensor, (*MOVING, "Concat"))
-        return tuple(dict.fromkeys((*layer.tensors, *(name for node in behind for name in node.output))))
+        return tuple(dict.fromkeys((*layer.tensors, *(name for node in behind for name in node.output if name))))
 
     def _behind(self, tensor: str, through: tuple[str, ...] | frozenset[str] = MOVING) -> Iterator[onnx.NodeProto]:
         """The nodes that read a tensor, and those that read it through others."""
@@ -91,23 +91,45 @@ def find_layers(model: onnx.ModelProto) -> Layers:
     typed = shape_inference.infer_shapes(model).graph
     known = {item.name: item.type.tensor_type.elem_type for item in (*typed.value_info, *typed.output)}
     users: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
+    outputs = frozenset(item.name for item in model.graph.output)
+    nodes = _live(model.graph, outputs)
+    for node in nodes:
         for name in node.input:
             users.setdefault(name, []).append(node)
-    outputs = frozenset(item.name for item in model.graph.output)
     work = _macs(model)
     flowing = {item.name for item in model.graph.input} - {item.name for item in model.graph.initializer}
     found: dict[str, Layer] = {}
-    for node in model.graph.node:
+    for node in nodes:
         if not flowing & set(node.input):
             continue
         flowing.update(node.output)
-        if node.op_type in MOVING or known.get(node.output[0]) != TensorProto.FLOAT:
+        read = tuple(name for name in node.output if name in users or name in outputs)
+        if node.op_type in MOVING or not read or known.get(read[0]) != TensorProto.FLOAT:
             continue
         layer = _with_tail(found, node, users, outputs)
-        layer = layer or Layer(node.output[0], (node.output[0],), node, work.get(node.output[0], 0))
+        layer = layer or Layer(read[0], read, node, work.get(read[0], 0))
         found[layer.tensor] = layer
     return Layers(tuple(found.values()), users, outputs)
+
+
+def _live(graph: onnx.GraphProto, outputs: frozenset[str]) -> list[onnx.NodeProto]:
+    """The nodes that some output of the model needs: converters drop the others."""
+    needed, kept = set(outputs), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input, *(_captured(item) for item in node.attribute))
+            kept.append(node)
+    return kept[::-1]
+
+
+def _captured(attribute: onnx.AttributeProto) -> set[str]:
+    """Names that the nodes of a subgraph read, its own among them."""
+    found = set[str]()
+    for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+        found.update(item.name for item in graph.output)
+        for node in graph.node:
+            found.update(node.input, *(_captured(item) for item in node.attribute))
+    return found
 
 
 def _with_tail(
@@ -125,7 +147,7 @@ def _macs(model: onnx.ModelProto) -> dict[str, int]:
     """Multiply-accumulates by the tensor that they compute; none where the graph cannot be read statically."""
     try:
         graph = import_model(part(model), COUNTED).graph
-        return {node.output(0): macs(node, graph) for node in graph.nodes}
+        return {name: macs(node, graph) for node in graph.nodes for name in node.outputs if name}
     except NotLowerableError:
         return {}
 

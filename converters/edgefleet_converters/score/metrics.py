@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgefleet.errors import InputError
 from edgefleet.package.manifest import Score
 from edgefleet_converters.score.accuracy import METRICS, Counted, Weighted, rows
-from edgefleet_converters.score.faults import Arrays, find_faults, largest_difference, tolerance
+from edgefleet_converters.score.arrays import Arrays
+from edgefleet_converters.score.faults import find_faults, largest_difference, tolerance
 from edgefleet_converters.score.hook import Compared, compare_hook
 from edgefleet_converters.score.interval import Floats, bootstrap_upper, paired_upper
 from edgefleet_converters.score.sqnr import CEILING_DB, OutputNoise, measure_noise

@@ -20,6 +20,8 @@ LONGEST_S = 2.0
 CLOSE_ENOUGH = 0.03
 """Both ends of the median's 95 % interval are within this share of it."""
 _TURN_S = 0.05
+# Even the fastest come round four times: a single turn would not be interleaved with anything.
+_TURN_RUNS = FEWEST_RUNS // 4
 _Z = 1.959963984540054
 
 
@@ -56,8 +58,8 @@ def take_turns(warm_s: Mapping[Key, float], measure: Measure[Key]) -> dict[Key, 
 
 
 def _turn_runs(times_s: Sequence[float]) -> int:
-    """As many as fit into one turn, but no more than are ever needed at once."""
-    return int(np.clip(_TURN_S / max(float(np.median(times_s)), 1e-9), 1, FEWEST_RUNS))
+    """As many as fit into one turn."""
+    return int(np.clip(_TURN_S / max(float(np.median(times_s)), 1e-9), 1, _TURN_RUNS))
 
 
 def has_enough(times_s: Sequence[float]) -> bool:

@@ -15,11 +15,12 @@ import numpy as np
 from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel
 
+from edgefleet.errors import EdgefleetError
 from edgefleet_converters import environments
+from edgefleet_converters.child import ChildFailedError
 from edgefleet_converters.progress import Progress
-from edgefleet_converters.score.infer import Answer, InferJob
+from edgefleet_converters.score.infer import Answer, InferJob, restored_output, stored_input
 from edgefleet_converters.score.metrics import Measured
-from edgefleet_converters.step import in_file_layout
 from edgefleet_device_profiles.profile import Runtime
 
 
@@ -67,10 +68,13 @@ def infer_on(other: OtherVersion, job: InferJob, progress: Progress) -> Measured
     when the environment cannot be made, which says nothing about the file.
     """
     with np.load(job.samples, allow_pickle=False) as stored:
-        fed = in_file_layout(job.artefact, dict(stored))
+        samples = dict(stored)
     with tempfile.TemporaryDirectory(prefix="edgefleet-version-") as folder:
         work = Path(folder)
-        stacks = {spec.name: np.stack([feed[spec.name] for feed in fed]) for spec in job.artefact.inputs}
+        stacks = {
+            spec.name: np.stack([stored_input(sample, spec) for sample in samples[spec.name]])
+            for spec in job.artefact.inputs
+        }
         np.savez(work / "feeds.npz", allow_pickle=False, **stacks)
         foreign = _ForeignJob(
             file=job.artefact.files[0].resolve(),
@@ -86,10 +90,28 @@ def infer_on(other: OtherVersion, job: InferJob, progress: Progress) -> Measured
             Answer,
             timeout_s=job.timeout_s,
             progress=progress,
+            memory_bytes=job.memory_bytes,
         )
         with np.load(foreign.outputs, allow_pickle=False) as stored:
             found = dict(stored)
-    return _measured(job, found, len(fed), other, answer)
+    count = len(next(iter(samples.values())))
+    return _measured(job, found, count, other, answer)
+
+
+def infer_on_all(
+    others: Iterable[OtherVersion], job: InferJob, progress: Progress
+) -> tuple[dict[str, Measured | str], tuple[str, ...]]:
+    """Outputs by version, or one line on why the file does not run there; and notes on versions that were not tried."""
+    found: dict[str, Measured | str] = {}
+    notes = []
+    for other in others:
+        try:
+            found[other.version] = infer_on(other, job, progress)
+        except ChildFailedError as error:
+            found[other.version] = str(error)
+        except EdgefleetError as error:
+            notes.append(f"not scored on {job.runtime} {other.version}: {error}")
+    return found, tuple(notes)
 
 
 def _measured(
@@ -98,10 +120,7 @@ def _measured(
     """Outputs back in the source's layout, the repetitions apart."""
     once, again = {}, {}
     for spec in job.artefact.outputs:
-        array = found[spec.name]
-        if spec.permutation is not None:
-            back = np.argsort(spec.permutation)
-            array = array.transpose(0, *(int(axis) + 1 for axis in back))
+        array = np.stack([restored_output(stored, spec) for stored in found[spec.name]])
         once[spec.name] = array[:count]
         again[spec.name] = array[count:].reshape(job.passes - 1, -1, *array.shape[1:])
     return Measured(once, again, other.version, answer.peak_rss_bytes)

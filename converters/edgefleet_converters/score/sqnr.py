@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefleet_converters.score.arrays import in_chunks
 from edgefleet_converters.score.interval import Floats
 
 CEILING_DB = 150.0
 """Ratios are cut here: 24 bits of float32 carry 146 dB."""
 WORST_KEPT = 8
+"""How many slices of an output are told of."""
+WHOLE = -1
 
 # Slices whose peaks differ by more cannot share an 8-bit scale: four of its bits are lost.
 _KIN = 16.0
@@ -27,7 +30,7 @@ _SILENT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class SliceNoise:
-    """One slice of an output: `axis` of the source's layout, `index` along it."""
+    """One slice of an output: `axis` of the source's layout (`WHOLE`: there are no slices), `index` along it."""
 
     axis: int
     index: int
@@ -50,7 +53,7 @@ class OutputNoise:
     @property
     def text(self) -> str:
         """The output's name, and its worst slice where it has several."""
-        if not self.slices or self.slices[0].axis < 0:
+        if not self.slices or self.slices[0].axis == WHOLE:
             return f"{self.name!r}"
         return f"{self.name!r}, slice {self.slices[0].index} of axis {self.slices[0].axis}"
 
@@ -62,7 +65,7 @@ class _Sums:
     signal: Floats
     noise: Floats
     peak: Floats
-    values: int = 0
+    values: int
 
 
 def slice_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -80,36 +83,36 @@ def measure_noise(name: str, found: NDArray[np.generic], expected: NDArray[np.ge
     """Compare one output [N, *shape] with its reference; values that are not finite are left out, `faults` has them."""
     if expected.dtype.kind != "f":
         return OutputNoise(name, equal=float(np.mean(found == expected)))
-    axes = slice_axes(expected.shape[1:])
-    if not axes or expected[0].size == 1:
-        found, expected, axes = found.reshape(len(found), 1), expected.reshape(len(expected), 1), (0,)
-        axis_shown = -1
-    else:
-        axis_shown = 0
-    kept: list[SliceNoise] = []
-    whole: float | None = None
-    for axis in axes:
-        sums = _add_up(found, expected, axis)
-        whole = _ratio_db(float(sums.signal.sum()), float(sums.noise.sum()))
-        kept += _slices(sums, axis if axis_shown == 0 else -1)
+    axes = slice_axes(expected.shape[1:]) if expected[0].size > 1 else ()
+    if not axes:
+        found, expected = found.reshape(len(found), 1), expected.reshape(len(expected), 1)
+    sums = _add_up(found, expected, axes or (0,))
+    kept = [item for axis, one in sums.items() for item in _slices(one, axis if axes else WHOLE)]
     kept.sort(key=lambda item: item.sqnr_db)
+    # Every axis adds up to the same.
+    total = next(iter(sums.values()))
+    whole = _ratio_db(float(total.signal.sum()), float(total.noise.sum()))
     return OutputNoise(name, whole, kept[0].sqnr_db if kept else None, tuple(kept[:WORST_KEPT]))
 
 
-def _add_up(found: NDArray[np.generic], expected: NDArray[np.generic], axis: int) -> _Sums:
-    """Sample by sample: float64 copies of all of them would not fit."""
-    count = expected.shape[1 + axis]
-    sums = _Sums(np.zeros(count), np.zeros(count), np.zeros(count))
-    for mine, theirs in zip(found, expected, strict=True):
-        signal = np.moveaxis(theirs, axis, 0).reshape(count, -1).astype(np.float64)
+def _add_up(found: NDArray[np.generic], expected: NDArray[np.generic], axes: tuple[int, ...]) -> dict[int, _Sums]:
+    shape = expected.shape[1:]
+    sums = {}
+    for axis in axes:
+        count = shape[axis]
+        sums[axis] = _Sums(np.zeros(count), np.zeros(count), np.zeros(count), expected.size // count)
+    for mine, theirs in in_chunks(found, expected):
+        signal = theirs.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            apart = np.moveaxis(mine, axis, 0).reshape(count, -1).astype(np.float64) - signal
+            apart = mine.astype(np.float64) - signal
         known = np.isfinite(apart)
-        signal, apart = np.where(known, signal, 0), np.where(known, apart, 0)
-        sums.signal += np.sum(signal**2, axis=1)
-        sums.noise += np.sum(apart**2, axis=1)
-        sums.peak = np.maximum(sums.peak, np.abs(signal).max(axis=1, initial=0))
-        sums.values += signal.shape[1]
+        if not known.all():
+            signal, apart = np.where(known, signal, 0), np.where(known, apart, 0)
+        for axis, one in sums.items():
+            others = tuple(place for place in range(signal.ndim) if place != axis + 1)
+            one.signal += np.sum(signal**2, axis=others)
+            one.noise += np.sum(apart**2, axis=others)
+            one.peak = np.maximum(one.peak, np.abs(signal).max(axis=others, initial=0))
     return sums
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgefleet.errors import InputError
 from edgefleet_converters.score.accuracy import METRICS
-from edgefleet_converters.score.faults import Arrays
+from edgefleet_converters.score.arrays import Arrays
 
 AUTO = "auto"
 AGREEMENT = "agreement"

@@ -12,9 +12,12 @@ import onnx
 
 from edgefleet.errors import InputError
 
+# ONNX Runtime's tools leave notes to each other under such keys.
+_TOOLS_OWN = "onnx."
+
 
 def save_clean(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model without what no runtime needs: notes of exporters, inferred shapes, constants that nobody reads.
+    """Write a model without what no runtime needs: documentation, inferred shapes, constants that nobody reads.
 
     Constants leave the list of inputs, because ONNX Runtime folds only those that no caller may change.
     """
@@ -24,7 +27,7 @@ def save_clean(model: onnx.ModelProto, path: Path) -> None:
     _keep(graph.input, [item for item in graph.input if item.name not in constants])
     _keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
     del graph.value_info[:]
-    del model.metadata_props[:]
+    _keep(model.metadata_props, [entry for entry in model.metadata_props if not entry.key.startswith(_TOOLS_OWN)])
     for part in (model, graph, *graph.input, *graph.output, *graph.initializer, *_nodes(graph)):
         part.ClearField("doc_string")
     for node in _nodes(graph):

@@ -25,7 +25,7 @@ def read_float(artefact: Artefact) -> openvino.Model:
     model = openvino.convert_model(artefact.files[0])
     _name_borders(model.inputs, [spec.name for spec in artefact.inputs])
     _name_borders(model.outputs, [spec.name for spec in artefact.outputs])
-    name_by_position(model, _source_names(artefact.files[0]))
+    name_by_position(model)
     return model
 
 
@@ -36,13 +36,15 @@ def save(model: openvino.Model, artefact: Artefact, folder: Path, *, compress_to
     return artefact.model_copy(update={"files": (path, path.with_suffix(".bin"))})
 
 
-def name_by_position(model: openvino.Model, kept: Collection[str]) -> None:
-    """Rename all nodes but the kept ones: OpenVINO names them by a counter of the whole process that threads race for.
+def name_by_position(model: openvino.Model, kept: Collection[str] = ()) -> None:
+    """Rename all nodes but the kept ones and those called like the source's tensor that they compute.
 
-    Otherwise the same inputs would give another file, and another digest, on every run.
+    OpenVINO names nodes by a counter of the whole process that threads race for: the same inputs would give another
+    file, and another digest, on every run.
     """
     for position, node in enumerate(model.get_ordered_ops()):
-        if node.get_friendly_name() not in kept:
+        name = node.get_friendly_name()
+        if name not in kept and not any(name in output.get_names() for output in node.outputs()):
             node.set_friendly_name(f"{node.get_type_name()}#{position}")
 
 
@@ -116,15 +118,6 @@ def _name_borders(ports: list[openvino.Output], wanted: list[str]) -> None:
         return
     for port, name in zip(ports, wanted, strict=True):
         port.get_tensor().set_names({name})
-
-
-def _source_names(path: Path) -> set[str]:
-    """Names that the source itself gives: they do not depend on the process."""
-    if not _is_onnx(path):
-        return set()
-    graph = onnx.load(path, load_external_data=False).graph
-    made = {name for node in graph.node for name in (node.name, *node.output)}
-    return made | {item.name for item in (*graph.input, *graph.output, *graph.initializer)}
 
 
 def _present(tensors: Collection[str], made: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
 from ai_edge_quantizer.utils import qsv_utils
 
+from edgefleet.errors import UnsupportedError
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.conversion.quantizing import BorderType
 from edgefleet_converters.conversion.tensors import Array
@@ -20,6 +21,7 @@ from edgefleet_converters.step import Context, in_file_layout
 from edgefleet_converters.steps.tflite_layers import float_results, padded_by_value
 from edgefleet_converters.steps.tflite_ranges import find_ranges
 from edgefleet_converters.tflite.islands import LEFT_FLOAT, close_islands, softmaxes_for_int8
+from edgefleet_converters.tflite.moments import float_moments
 from edgefleet_converters.tflite.requantize import fold_requantization
 from edgefleet_converters.tflite.results import Aside, put_back, set_aside
 from edgefleet_converters.tflite.writer import SIGNATURE, pack, unpack
@@ -57,27 +59,15 @@ def quantize(
 
     `border` is what float inputs and outputs become; `ranges` (tensor name → smallest, largest) go before what the
     samples show; operators that return one of `kept_float` stay float. So do those that XNNPACK takes in float32 only,
-    except with int8 borders, and but for a SOFTMAX that is quicker in int8 all the same.
+    and the moments of normalisations, except with int8 borders, and but for a SOFTMAX that is quicker in int8 all the
+    same.
     """
     inner, aside = set_aside(content) if border == "float32" else (content, Aside())
-    tool = quantizer.Quantizer(bytearray(inner), recipe.static_wi8_ai8())
-    # The recipe covers the graph's borders too; left out, they become QUANTIZE and DEQUANTIZE operators.
-    # A file with int8 borders is for microcontrollers, which want integers throughout.
-    floats = () if border == "int8" else tuple(map(qtyping.TFLOperationName, LEFT_FLOAT))
-    left = (*(_BORDERS if border == "float32" else ()), *floats)
-    for name in left:
-        tool.update_quantization_recipe(".*", name, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
-    for result in softmaxes_for_int8(content):
-        scope = f"^{re.escape(result)};$"
-        tool.add_static_config(scope, qtyping.TFLOperationName.SOFTMAX, activation_num_bits=8, weight_num_bits=8)
-    for result in (*kept_float, *padded_by_value(content)):
-        # The library knows an operator by the names of what it returns, each with a semicolon behind it.
-        tool.update_quantization_recipe(
-            f"(^|;){re.escape(result)};", _ALL, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE
-        )
-    for name in _BORDERS if border == "uint8" else ():
-        tool.update_quantization_recipe(".*", name, op_config=_UINT8_BORDER)
+    tool = _tool(content, inner, border, kept_float)
     seen = _ranges(content, samples, tool)
+    if not seen:
+        found = "no operator of it becomes int8" + (", with those that are to stay in float" if kept_float else "")
+        raise UnsupportedError("quantising the model to int8", found, "ship a float variant")
     seen.update({name: _as_seen(span, seen.get(name)) for name, span in ranges.items()})
     quantized = tool.quantize(seen, enable_progress_report=False)
     if quantized.quantized_model is None:
@@ -88,6 +78,28 @@ def quantize(
     fold_requantization(model)
     # The library leaves every operator at version 1, and older runtimes then misread what they do not know.
     return pack(model)
+
+
+def _tool(content: bytes, inner: bytes, border: BorderType, kept_float: Collection[str]) -> quantizer.Quantizer:
+    """The library's quantiser of `inner`, with what it is to leave alone."""
+    tool = quantizer.Quantizer(bytearray(inner), recipe.static_wi8_ai8())
+    # The recipe covers the graph's borders too; left out, they become QUANTIZE and DEQUANTIZE operators.
+    # A file with int8 borders is for microcontrollers, which want integers throughout.
+    floats = () if border == "int8" else tuple(map(qtyping.TFLOperationName, LEFT_FLOAT))
+    left = (*(_BORDERS if border == "float32" else ()), *floats)
+    for name in left:
+        tool.update_quantization_recipe(".*", name, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    for result in softmaxes_for_int8(content):
+        scope = f"^{re.escape(result)};$"
+        tool.add_static_config(scope, qtyping.TFLOperationName.SOFTMAX, activation_num_bits=8, weight_num_bits=8)
+    moments = () if border == "int8" else float_moments(content)
+    kept = "|".join(map(re.escape, (*kept_float, *padded_by_value(content), *moments)))
+    if kept:
+        # The library knows an operator by the names of what it returns, each with a semicolon behind it.
+        tool.update_quantization_recipe(f"(^|;)({kept});", _ALL, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    for name in _BORDERS if border == "uint8" else ():
+        tool.update_quantization_recipe(".*", name, op_config=_UINT8_BORDER)
+    return tool
 
 
 # A tensor that is always 0 would get a scale of 4e-12, and the runtime corrupts its heap when it derives multipliers

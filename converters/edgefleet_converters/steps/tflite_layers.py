@@ -50,12 +50,21 @@ def padded_by_value(content: bytes) -> list[str]:
 def _present(source: Artefact | None, tensors: Collection[str], present: Collection[str]) -> list[str]:
     """The tensors as they are in the file."""
     if source is not None and source.files[0].suffix == ".onnx":
-        return surviving(onnx.load(source.files[0], load_external_data=False), tensors, present)
+        model = onnx.load(source.files[0], load_external_data=False)
+        return surviving(model, [_stored(model, name, present) for name in tensors], present)
     missing = [name for name in tensors if name not in present]
     if missing:
         found = "the converted model has no such layer"
         raise InputError(f"keeping {missing[0]!r} in float", found, "name the output of a layer of the source model")
     return list(tensors)
+
+
+def _stored(model: onnx.ModelProto, name: str, present: Collection[str]) -> str:
+    """The tensor itself; for an output that the file returns as another layout of what it was made from, that."""
+    made = {output: node.input[0] for node in model.graph.node for output in node.output if node.input}
+    while name not in present and name in made and any(item.name == name for item in model.graph.output):
+        name = made[name]
+    return name
 
 
 def _source_names(source: Artefact | None) -> set[str]:

@@ -54,7 +54,7 @@ def _whole(spans: Sequence[Range]) -> Range:
 
 
 def _activations(content: bytes, samples: Sequence[Feed]) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """The float tensors of the main graph that are not constant, sample by sample, by name."""
+    """The finite values of the main graph's float tensors that are not constant, sample by sample, by name."""
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_preserve_all_tensors=True)
     run = interpreter.get_signature_runner(SIGNATURE)
     computed = _computed(content)
@@ -65,8 +65,9 @@ def _activations(content: bytes, samples: Sequence[Feed]) -> Iterator[dict[str, 
     }
     for sample in samples:
         run(**sample)
-        found = {name: interpreter.get_tensor(index) for name, index in watched.items()}
-        yield {name: array for name, array in found.items() if array.size}
+        arrays = {name: interpreter.get_tensor(index) for name, index in watched.items()}
+        finite = {name: array[np.isfinite(array)] for name, array in arrays.items()}
+        yield {name: array for name, array in finite.items() if array.size}
 
 
 def _computed(content: bytes) -> set[str]:

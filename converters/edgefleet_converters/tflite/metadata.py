@@ -63,11 +63,14 @@ def attach(content: bytes, description: Description) -> bytes:
     """The same file with the metadata; what it had of them before is replaced."""
     model = unpack(content)
     data = np.frombuffer(encode(_model(model, description)), np.uint8)
-    entries = [entry for entry in model.metadata or () if _text(entry.name) != ENTRY]
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = ENTRY, len(model.buffers)
-    model.buffers = [*model.buffers, schema.BufferT(data)]
-    model.metadata = [*entries, entry]
+    before = [entry for entry in model.metadata or () if _text(entry.name) == ENTRY]
+    if before:
+        model.buffers[before[0].buffer].data = data
+    else:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = ENTRY, len(model.buffers)
+        model.buffers = [*model.buffers, schema.BufferT(data)]
+        model.metadata = [*(model.metadata or ()), entry]
     packed = pack(model)
     return _with_file(packed, LABELS_FILE, description.labels) if description.labels else packed
 
