@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,6 +17,14 @@ def need(present: bool, what: str) -> None:
     if os.environ.get(REQUIRE_VARIABLE):
         pytest.fail(f"{what} is required here ({REQUIRE_VARIABLE} is set) and is absent")
     pytest.skip(f"{what} is absent")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test uses, or fills, the person's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEFLEET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(name="need")

@@ -140,7 +140,7 @@ class _Group:
 
 
 def _decide(group: _Group, candidates: Sequence[Candidate]) -> list[Decision]:
-    """Refused, then over budget, then dominated; kept ones first, by rank."""
+    """Kept ones first, by rank; the others in their own order."""
     fates: dict[str, tuple[Fate, str]] = {}
     able = []
     for candidate in candidates:
@@ -151,32 +151,33 @@ def _decide(group: _Group, candidates: Sequence[Candidate]) -> list[Decision]:
         else:
             able.append(candidate)
     timed = all(_latency_ms(candidate, group.profile) is not None for candidate in able)
-    for candidate in able:
-        fates[candidate.name] = _fate(candidate, able, group.profile, timed=timed)
     order, why = _order(group, timed=timed)
+    # A few bytes must not cost the variant that is expected to be fastest, as long as nobody has measured there.
+    expected = min(able, key=order).name if able and group.objective in _MEASURED and not timed else None
+    for candidate in able:
+        fates[candidate.name] = _fate(candidate, able, group.profile, timed=timed, expected=expected)
     ranked = sorted((found for found in able if fates[found.name][0] is Fate.KEPT), key=order)
     rest = [found for found in candidates if fates[found.name][0] is not Fate.KEPT]
     places: Mapping[str, int] = {found.name: place for place, found in enumerate(ranked, start=1)}
-    return [
-        Decision(
-            group.profile.id,
-            found.runtime,
-            found.name,
-            fates[found.name][0],
-            fates[found.name][1] + (f"; first {why}" if places.get(found.name) == 1 else ""),
-            places.get(found.name),
-        )
-        for found in (*ranked, *rest)
-    ]
+    return [_decision(group, found, *fates[found.name], places.get(found.name), why) for found in (*ranked, *rest)]
 
 
-def _fate(candidate: Candidate, able: Sequence[Candidate], profile: Profile, *, timed: bool) -> tuple[Fate, str]:
+def _decision(group: _Group, found: Candidate, fate: Fate, reason: str, rank: int | None, why: str) -> Decision:
+    first = f"; first {why}" if rank == 1 else ""
+    return Decision(group.profile.id, found.runtime, found.name, fate, reason + first, rank)
+
+
+def _fate(
+    candidate: Candidate, able: Sequence[Candidate], profile: Profile, *, timed: bool, expected: str | None
+) -> tuple[Fate, str]:
     floats = [found for found in able if found.precision in FLOATS]
     if candidate is min(able, key=_smallness):
         return Fate.KEPT, "the smallest that passes"
     if floats and candidate is min(floats, key=_smallness):
         return Fate.KEPT, "the float variant to fall back to"
-    # The first in this order is itself not dominated.
+    if candidate.name == expected:
+        return Fate.KEPT, "expected to do best there"
+    # The first in this order that dominates is itself not dominated.
     for other in sorted(able, key=lambda found: _figures(found, profile, timed=timed)):
         if _dominates(other, candidate, profile, timed=timed):
             return Fate.DROPPED, f"{other.name} is {_advantage(other, candidate, profile, timed=timed)}"

@@ -165,6 +165,4 @@ def _print(result: PackageResult) -> None:
     from edgefleet_converters.report.terminal import print_report
 
     print_report(result.report, Console())
-    click.echo(f"package  {result.folder}")
-    click.echo(f"digest   {result.digest}")
     click.echo(f"report   {result.report_folder}")

@@ -23,10 +23,10 @@ def packaged(tmp_path_factory: pytest.TempPathFactory, digits_data: digits.Digit
     np.savez(folder / "cal.npz", x=digits_data.train_x[:300])
     np.savez(folder / "eval.npz", x=digits_data.heldout_x, y=digits_data.heldout_y)
     request = Request(
-        model=digits.model_path(),
+        model=str(digits.model_path()),
         profiles=(catalogue.load("raspberry-pi-5"), catalogue.load("intel-nuc")),
-        calibration=folder / "cal.npz",
-        evaluation=folder / "eval.npz",
+        calibration=str(folder / "cal.npz"),
+        evaluation=str(folder / "eval.npz"),
         name="digits",
         version="1.0.0",
         release=1,

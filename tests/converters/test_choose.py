@@ -174,12 +174,27 @@ def test_another_runtimes_variant_never_drops_one() -> None:
 def test_a_larger_and_worse_variant_is_dropped_with_the_name_of_the_better() -> None:
     found = [
         _candidate("small", 100, 0.001),
-        _candidate("worse", 120, 0.002),
+        _candidate("worse", 120, 0.002, precision=Precision.INT8_WEIGHTS),
         _candidate("float", 400, 0.0, precision=Precision.FP16),
     ]
     decisions = choose(found, (PI,))
     assert _fates(decisions) == {"small": Fate.KEPT, "worse": Fate.DROPPED, "float": Fate.KEPT}
     assert [found.reason for found in decisions if found.variant == "worse"] == ["small is smaller and more accurate"]
+
+
+def test_the_profiles_first_choice_stays_until_a_latency_from_there_says_otherwise() -> None:
+    """LiteRT's dynamic int8 is often a few bytes smaller than int8, and slower."""
+    found = [
+        _candidate("int8", 105, 0.0),
+        _candidate("dynamic", 100, 0.0, precision=Precision.INT8_DYNAMIC),
+        _candidate("fp16", 200, 0.0, precision=Precision.FP16),
+    ]
+    first = choose(found, (PI,))[0]
+    assert (first.variant, first.rank, first.fate) == ("int8", 1, Fate.KEPT)
+    assert first.reason.startswith("expected to do best there; first in the profile's own order")
+    assert _fates(choose(found, (PI,), Objective.SIZE))["int8"] is Fate.DROPPED
+    measured = [replace(one, timing=Timing(PI.id, 2.0 if one.name == "int8" else 1.0)) for one in found]
+    assert _fates(choose(measured, (PI,)))["int8"] is Fate.DROPPED
 
 
 def test_a_dominated_float_variant_stays_as_the_one_to_fall_back_to() -> None:

@@ -30,6 +30,7 @@ EXPECTED = {
     "int8": (0.994, 0.3),
     "int8-dynamic": (0.994, 0.3),
     "int4-weights": (0.985, 0.17),
+    "int16x8": (0.998, 0.3),
 }
 
 
@@ -37,7 +38,7 @@ EXPECTED = {
 def test_each_precision_keeps_the_accuracy(
     tmp_path: Path, samples: Path, digits_data: digits.Digits, precision: str
 ) -> None:
-    extra = ["--calibration", str(samples)] if precision == "int8" else []
+    extra = ["--calibration", str(samples)] if precision in ("int8", "int16x8") else []
     result, interpreter = converted(tmp_path, digits.model_path(), "--precision", precision, *extra)
     least, share = EXPECTED[precision]
     assert accuracy(interpreter, digits_data.heldout_x, digits_data) >= least

@@ -19,6 +19,7 @@ from conformance_graphs.building import Building
 from conformance_graphs.judge import Graph, inputs_of, reference_session, run, stored
 from conformance_graphs.quantized import WITHIN_DB, judge_int8, signal_to_noise
 from conformance_graphs.random_graphs import random_graph
+from edgefleet_converters.conversion.quantizing import BorderType
 from edgefleet_converters.steps.quantize_tflite import quantize
 from edgefleet_converters.tflite import Lowered, lower
 from edgefleet_converters.tflite.results import set_aside
@@ -234,3 +235,40 @@ def test_a_microcontroller_gets_integers_throughout() -> None:
     fed = [{"x": stored(inputs_of(model, seed)["x"], lowered.inputs[0])} for seed in range(4)]
     content = quantize(lowered.content, fed, border="int8")
     assert set(inputs_by_type(content, "MEAN")) == {schema.TensorType.INT8}
+
+
+def read_input() -> onnx.ModelProto:
+    """An input that int8 and float operators read, and a result that comes from neither."""
+    b = Building(12)
+    given = b.input(1, 4, 5, 6)
+    return b.model(b.node("LeakyRelu", b.conv(given, 4)), b.node("Abs", given), b.conv(b.node("Neg", given), 3))
+
+
+@pytest.mark.parametrize("stored_as", ["int8", "uint8"])
+@pytest.mark.parametrize("make", [*READ_RESULTS, read_input])
+def test_stored_borders_hold_whoever_reads_them(make: Callable[[], onnx.ModelProto], stored_as: BorderType) -> None:
+    model = make()
+    lowered = lower(model, int8=True)
+    (given,) = lowered.inputs
+    fed = [{given.name: stored(inputs_of(model, seed)[given.name], given)} for seed in range(16)]
+    interpreter = Interpreter(model_content=quantize(lowered.content, fed, border=stored_as), num_threads=1)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner()
+    (scale, zero), span = runner.get_input_details()[given.name]["quantization"], np.iinfo(stored_as)
+    asked = np.clip(np.round(fed[3][given.name] / scale) + zero, span.min, span.max).astype(stored_as)
+    found = runner(**{given.name: asked})
+    references = reference_session(model).run(None, inputs_of(model, 3))
+    for spec, wanted in zip(lowered.outputs, references, strict=True):
+        (scale, zero), got = runner.get_output_details()[spec.name]["quantization"], found[spec.name]
+        assert got.dtype == np.dtype(stored_as)
+        real = (got.astype(np.float64) - zero) * scale
+        real = real if spec.permutation is None else real.transpose(np.argsort(spec.permutation))
+        np.testing.assert_allclose(real, wanted, atol=0.04 * float(np.abs(wanted).max()), err_msg=spec.name)
+
+
+def test_an_int8_input_is_read_without_a_conversion() -> None:
+    b = Building(13)
+    lowered = lower(b.model(b.conv(b.input(1, 4, 5, 6), 4)), int8=True)
+    fed: list[dict[str, Array]] = [{"x": np.full((1, 5, 6, 4), value, np.float32)} for value in (-1.0, 1.0)]
+    found = operators(quantize(lowered.content, fed, border="int8"))
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(found)

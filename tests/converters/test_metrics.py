@@ -164,6 +164,20 @@ def test_a_growing_error_has_an_interval_too() -> None:
     assert found.value - found.reference < found.drop_upper < 3 * (found.value - found.reference)
 
 
+def test_labels_may_be_a_column_and_any_two_numbers() -> None:
+    column = assess(measured(ROWS), measured(ROWS), LABELS[:, np.newaxis]).score
+    assert (column.metric, column.value) == ("top1", 0.75)
+    outputs = GENERATOR.normal(size=(30, 1, 1))
+    signs = np.where(outputs[:, 0, 0] > 0, 1, -1)
+    assert assess(measured(outputs), measured(outputs), signs, metric="auc").score.value == 1.0
+
+
+def test_labels_that_are_no_numbers_are_refused() -> None:
+    outputs = np.zeros((4, 1, 1), np.float32)
+    with pytest.raises(InputError, match="rmse of labels with NaN"):
+        assess(measured(outputs), measured(outputs), np.array([0.5, np.nan, 1, 2]))
+
+
 def test_labels_of_one_class_have_no_auc() -> None:
     outputs = GENERATOR.normal(size=(8, 1, 1))
     with pytest.raises(InputError, match="not defined on these labels"):

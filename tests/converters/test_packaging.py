@@ -23,7 +23,7 @@ from edgefleet_demo import digits
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Precision, Runtime
 
-VARIANTS = ("litert-int8", "onnxruntime-int8", "openvino-int8")
+VARIANTS = ("litert-int8", "onnxruntime-int8", "onnxruntime-int8-s8", "openvino-int8")
 FALLBACKS = ("litert-fp16", "onnxruntime-fp32", "openvino-fp16")
 
 
@@ -70,7 +70,9 @@ def test_inputs_and_outputs_stay_float32_under_the_source_names(packaged: Packag
     assert [(tensor.name, tensor.shape) for tensor in spec.inputs] == [("image", (1, 1, 8, 8))]
     assert [(tensor.name, tensor.shape) for tensor in spec.outputs] == [("logits", (1, 10))]
     assert spec.inputs[0].permutation == ((0, 2, 3, 1) if name.startswith("litert") else None)
-    assert spec.architectures == ("amd64", "arm64")
+    # ONNX Runtime wants other int8 activations on ARM than on x86.
+    own = {"onnxruntime-int8": ("amd64",), "onnxruntime-int8-s8": ("arm64",)}
+    assert spec.architectures == own.get(name, ("amd64", "arm64"))
     # int8 weights: the fp32 model is four times as large.
     model = sum(layer.size for layer in manifest.layers if layer.media_type == Layer.MODEL)
     assert model < 0.4 * digits.model_path().stat().st_size
@@ -130,9 +132,9 @@ def test_the_same_inputs_give_the_same_digest(packaged: Packaged, tmp_path: Path
 
 def test_progress_tells_every_stage_and_job(packaged: Packaged) -> None:
     stages = list(dict.fromkeys(event.stage for event in packaged.events))
-    assert stages == [Stage.INTAKE, Stage.CONVERT, Stage.SCORE, Stage.WRITE]
+    assert stages == [Stage.INTAKE, Stage.CONVERT, Stage.SCORE, Stage.TIME, Stage.WRITE]
     converted = [event for event in packaged.events if event.stage is Stage.CONVERT]
-    assert [(event.done, event.total) for event in converted] == [(done, 6) for done in range(7)]
+    assert [(event.done, event.total) for event in converted] == [(done, 8) for done in range(9)]
 
 
 def test_ranges_from_the_wrong_data_are_stopped_by_the_gate(
@@ -141,10 +143,14 @@ def test_ranges_from_the_wrong_data_are_stopped_by_the_gate(
     """Calibration images a hundred times too dark: int8 clips everything, and only the float variants ship."""
     np.savez(tmp_path / "dark.npz", x=digits_data.train_x[:40] / np.float32(100))
     request = packaged.again(
-        calibration=tmp_path / "dark.npz",
+        calibration=str(tmp_path / "dark.npz"),
         folder=tmp_path / "out",
         profiles=(catalogue.load("raspberry-pi-5"),),
     )
-    outcomes = {outcome.planned.name: outcome for outcome in package(request).variants}
-    assert [name for name, outcome in outcomes.items() if outcome.verdict.accepted] == sorted(FALLBACKS)
-    assert all("below fp32" in outcomes[name].verdict.reason for name in VARIANTS)
+    found = {variant.name: variant for variant in package(request).report.variants}
+    assert {name for name, variant in found.items() if variant.shipped} == set(FALLBACKS)
+    for name, variant in found.items():
+        if name not in FALLBACKS:
+            assert "below fp32" in variant.reason
+            # Every rung was tried, and other ranges do not help against data of another kind.
+            assert len(variant.attempts) > 1

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgefleet.errors import StorageError
 from edgefleet.package.manifest import TensorSpec
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.environments import CACHE_VARIABLE, ENVIRONMENTS
 from edgefleet_converters.score.infer import InferJob
-from edgefleet_converters.score.runtime_environments import OTHER_VERSIONS, infer_on_all, versions_carried
+from edgefleet_converters.score.runtime_environments import OTHER_VERSIONS, infer_on, versions_carried
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Runtime
 
@@ -46,7 +47,9 @@ def test_every_version_names_an_environment_and_a_script_that_are_there() -> Non
             assert f"def {other.script.split(':')[1]}(" in script.read_text()
 
 
-def test_a_version_that_cannot_be_installed_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_cannot_be_installed_is_an_error_of_ours_and_no_finding_about_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache").write_text("a file where the cache should be")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     (tmp_path / "model.tflite").write_bytes(b"model")
@@ -59,7 +62,6 @@ def test_a_version_that_cannot_be_installed_is_a_note(tmp_path: Path, monkeypatc
         repeats=1,
         outputs=tmp_path / "outputs.npz",
     )
-    found, notes = infer_on_all(OTHER_VERSIONS[Runtime.LITERT], job, lambda _event: None)
-    assert found == {}
-    (note,) = notes
-    assert note.startswith("not scored on litert 0.2.14.0: making the environment tflite-runtime-2.14")
+    (other,) = OTHER_VERSIONS[Runtime.LITERT]
+    with pytest.raises(StorageError, match=r"making the environment tflite-runtime-2\.14"):
+        infer_on(other, job, lambda _event: None)

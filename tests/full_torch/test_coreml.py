@@ -16,6 +16,9 @@ from edgefleet_converters.step import Samples
 from edgefleet_device_profiles.profile import Precision, Runtime
 from full_torch.conftest import converted
 
+# An export for ExecuTorch or CoreML takes 10 s on an idle processor, and several times that on a busy one.
+pytestmark = pytest.mark.timeout(900)
+
 PRECISIONS = [Precision.FP16, Precision.INT8_WEIGHTS]
 
 

@@ -19,6 +19,9 @@ from edgefleet_converters.steps import quantize_executorch
 from edgefleet_device_profiles.profile import Precision, Runtime
 from full_torch.conftest import converted
 
+# An export for ExecuTorch or CoreML takes 10 s on an idle processor, and several times that on a busy one.
+pytestmark = pytest.mark.timeout(900)
+
 
 def measured(runtime: Runtime, artefact: Artefact, samples: Samples, work: Path) -> Measured:
     np.savez(work / "samples.npz", allow_pickle=False, **samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgefleet.package.layout import Package
 from edgefleet.package.manifest import VariantSpec
@@ -13,6 +14,9 @@ from edgefleet_demo import digits
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Precision, Profile, Runtime
 from full_torch.conftest import MODELS
+
+# An export for ExecuTorch or CoreML takes 10 s on an idle processor, and several times that on a busy one.
+pytestmark = pytest.mark.timeout(900)
 
 
 def phone() -> Profile:
@@ -34,8 +38,8 @@ def test_a_torch_model_ships_for_litert_and_executorch(tmp_path: Path) -> None:
     request = Request(
         model=f"{MODELS}:digits_net",
         profiles=(phone(),),
-        calibration=tmp_path / "calibration.npz",
-        evaluation=tmp_path / "evaluation.npz",
+        calibration=str(tmp_path / "calibration.npz"),
+        evaluation=str(tmp_path / "evaluation.npz"),
         name="digits",
         version="1.0.0",
         release=1,

@@ -80,12 +80,12 @@ def _read(path: Path, inputs: Sequence[InputLike], doing: str) -> dict[str, Arra
     if missing:
         found = f"no array for {', '.join(map(repr, missing))} (there are: {', '.join(arrays) or 'none'})"
         raise InputError(doing, found, "store one array for each input, by its name in the model")
-    found = {spec.name: stacked(arrays[spec.name], spec, doing) for spec in inputs}
-    lengths = {name: len(array) for name, array in found.items()}
+    samples = {spec.name: stacked(arrays[spec.name], spec, doing) for spec in inputs}
+    lengths = {name: len(array) for name, array in samples.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InputError(doing, f"unequal numbers of samples: {shown}", "store as many for each input")
-    return found
+    return samples
 
 
 def _arrays(path: Path, doing: str) -> dict[str, Array]:

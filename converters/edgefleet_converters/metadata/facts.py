@@ -31,7 +31,7 @@ class Facts(BaseModel):
     def entries(self) -> dict[str, str]:
         """The facts as texts by name, for formats that hold such pairs; lists as JSON."""
         found = {
-            "edgefleet_version": __version__,
+            "version": __version__,
             "name": self.name,
             "source_sha256": self.source_digest,
         }

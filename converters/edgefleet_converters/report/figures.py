@@ -76,7 +76,9 @@ def decibels(value: float | None, digits: int = 1) -> str:
 
 def latency(found: LatencyFacts | None) -> str:
     """The median."""
-    return NONE if found is None else f"{_three(found.p50_ms)} ms"
+    if found is None:
+        return NONE
+    return f"{_three(found.p50_ms)} ms" if found.p50_ms >= 1 else f"{_three(1000 * found.p50_ms)} µs"
 
 
 def memory(score: ScoreFacts | None) -> str:

@@ -51,7 +51,7 @@ def _head(report: Report) -> Iterator[str]:
     package, made = report.package, report.variants
     name = f"{escape(package.name)} {escape(package.version)}"
     yield f'<h1>{name} <span class="soft">release {package.release}</span></h1>'
-    yield f'<p class="soft">{escape(report.source.origin)} for {len(report.profiles)} kinds of device, '
+    yield f'<p class="soft">{escape(report.source.origin)} for {_kinds(len(report.profiles))}, '
     yield f"best by {report.objective}. Index <code>{escape(package.digest)}</code></p>\n"
     shipped = [variant for variant in made if variant.shipped]
     smallest = min((variant.size_bytes for variant in shipped if variant.size_bytes is not None), default=None)
@@ -68,6 +68,10 @@ def _head(report: Report) -> Iterator[str]:
     if report.notes:
         notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
         yield f'<ul class="plain warn">{notes}</ul>\n'
+
+
+def _kinds(count: int) -> str:
+    return "one kind of device" if count == 1 else f"{count} kinds of device"
 
 
 def _worst_change(shipped: Sequence[VariantFacts]) -> str:

@@ -72,7 +72,7 @@ def mark(series: Runtime, *, filled: bool = True) -> str:
 def scatter(points: Sequence[Point], x: Axis, y: Axis, levels: Sequence[Level], *, higher_is_better: bool) -> str:
     """The plot. Points far below all the others stand at the lower edge, with an arrow: they would flatten the rest."""
     scale = _Scale.over(points, levels, higher_is_better=higher_is_better)
-    body = (*_grid(scale, x, y), *_levels(scale, levels), *_fronts(scale, points), *_marks(scale, points))
+    body = (*_grid(scale, x, y), *_levels(scale, levels, points), *_fronts(scale, points), *_marks(scale, points))
     title = escape(f"{y.title} against {x.title}")
     return (
         f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title}">'
@@ -133,12 +133,20 @@ def _grid(scale: _Scale, x: Axis, y: Axis) -> Iterator[str]:
     yield f'<text class="title middle" x="{(_LEFT + right) / 2}" y="{_HEIGHT - 8}">{escape(x.title)} →</text>'
 
 
-def _levels(scale: _Scale, levels: Sequence[Level]) -> Iterator[str]:
+def _levels(scale: _Scale, levels: Sequence[Level], points: Sequence[Point]) -> Iterator[str]:
     for level in levels:
         top = scale.top(level.y)
         yield f'<path class="level {level.style}" d="M{_LEFT} {top:.1f}H{_WIDTH - _RIGHT}"/>'
-        # On the left: few variants cost next to nothing.
-        yield f'<text class="tick level-name" x="{_LEFT + 4}" y="{top - 4:.1f}">{escape(level.name)}</text>'
+        options = [(left, top + down) for down in (-4, 13) for left in (_LEFT + 4, _WIDTH - _RIGHT - 66)]
+        free = (place for place in options if not any(_covers(place, scale, point) for point in points))
+        left, height = next(free, options[0])
+        yield f'<text class="tick level-name" x="{left}" y="{height:.1f}">{escape(level.name)}</text>'
+
+
+def _covers(place: tuple[float, float], scale: _Scale, point: Point) -> bool:
+    """Whether a mark or its number would stand on a name of 64 pixels that begins there."""
+    across, down = scale.left(point.x) - place[0], scale.top(point.y) - place[1]
+    return -12 < across < 76 and -16 < down < 24
 
 
 def _fronts(scale: _Scale, points: Sequence[Point]) -> Iterator[str]:

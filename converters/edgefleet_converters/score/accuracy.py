@@ -81,10 +81,13 @@ def r2(outputs: Array, labels: Array, weights: Floats) -> Floats:
 
 
 def auc(outputs: Array, labels: Array, weights: Floats) -> Floats:
-    """Area under the ROC curve; more than two classes: the mean of each class against the rest that is defined."""
+    """Area under the ROC curve; more than two classes: the mean of each class against the rest that is defined.
+
+    With one output or two the larger label is the positive one, and the last output its score.
+    """
     scores = rows(outputs)
     if scores.shape[1] <= 2:
-        return _binary_auc(scores[:, -1], labels == 1, weights)
+        return _binary_auc(scores[:, -1], labels == labels.max(), weights)
     curves = np.stack([_binary_auc(scores[:, kind], labels == kind, weights) for kind in np.unique(labels)])
     return _ratio(np.nansum(curves, axis=0), np.sum(np.isfinite(curves), axis=0).astype(np.float64))
 

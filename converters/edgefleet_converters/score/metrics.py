@@ -113,6 +113,7 @@ def _compare(
         same = _same(variant[name], source[name])
         return _counted(same, np.ones_like(same))
     metric = METRICS[task.metric]
+    labels = labels.reshape(-1) if labels.size == len(labels) else labels
     if isinstance(metric, Counted):
         return _counted(metric.hits(variant[name], labels), metric.hits(source[name], labels))
     return _weighted(metric, variant[name], source[name], labels)

@@ -15,9 +15,7 @@ import numpy as np
 from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel
 
-from edgefleet.errors import EdgefleetError
 from edgefleet_converters import environments
-from edgefleet_converters.child import ChildFailedError
 from edgefleet_converters.progress import Progress
 from edgefleet_converters.score.infer import Answer, InferJob, restored_output, stored_input
 from edgefleet_converters.score.metrics import Measured
@@ -96,22 +94,6 @@ def infer_on(other: OtherVersion, job: InferJob, progress: Progress) -> Measured
             found = dict(stored)
     count = len(next(iter(samples.values())))
     return _measured(job, found, count, other, answer)
-
-
-def infer_on_all(
-    others: Iterable[OtherVersion], job: InferJob, progress: Progress
-) -> tuple[dict[str, Measured | str], tuple[str, ...]]:
-    """Outputs by version, or one line on why the file does not run there; and notes on versions that were not tried."""
-    found: dict[str, Measured | str] = {}
-    notes = []
-    for other in others:
-        try:
-            found[other.version] = infer_on(other, job, progress)
-        except ChildFailedError as error:
-            found[other.version] = str(error)
-        except EdgefleetError as error:
-            notes.append(f"not scored on {job.runtime} {other.version}: {error}")
-    return found, tuple(notes)
 
 
 def _measured(

@@ -98,6 +98,8 @@ def _automatic(outputs: Arrays, labels: NDArray[np.generic] | None) -> str:
 
 def _labelled_output(metric: str, outputs: Arrays, labels: NDArray[np.generic]) -> str:
     """The first output that the labels can be about."""
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise InputError(_DOING, f"{metric} of labels with NaN or infinite values", "leave those samples out")
     each = labels.size // max(len(labels), 1)
     for name, array in outputs.items():
         values = int(np.prod(array.shape[1:]))

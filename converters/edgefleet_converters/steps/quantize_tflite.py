@@ -23,19 +23,13 @@ from edgefleet_converters.steps.tflite_ranges import find_ranges
 from edgefleet_converters.tflite.islands import LEFT_FLOAT, close_islands, softmaxes_for_int8
 from edgefleet_converters.tflite.moments import float_moments
 from edgefleet_converters.tflite.requantize import fold_requantization
-from edgefleet_converters.tflite.results import Aside, put_back, set_aside
+from edgefleet_converters.tflite.results import put_back, set_aside
+from edgefleet_converters.tflite.stored_borders import store_borders
 from edgefleet_converters.tflite.writer import SIGNATURE, pack, unpack
 
 _NO_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType({})
 _BORDERS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
 _ALL = qtyping.TFLOperationName.ALL_SUPPORTED
-_UINT8_BORDER = qtyping.OpQuantizationConfig(
-    activation_tensor_config=qtyping.TensorQuantizationConfig(
-        num_bits=8, symmetric=False, dtype=qtyping.TensorDataType.UINT
-    ),
-    weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=8, granularity=qtyping.QuantGranularity.CHANNELWISE),
-    compute_precision=qtyping.ComputePrecision.INTEGER,
-)
 
 
 def run(artefact: Artefact, context: Context) -> Artefact:
@@ -62,9 +56,10 @@ def quantize(
     and the moments of normalisations, except with int8 borders, and but for a SOFTMAX that is quicker in int8 all the
     same.
     """
-    inner, aside = set_aside(content) if border == "float32" else (content, Aside())
+    inner, aside = set_aside(content)
     tool = _tool(content, inner, border, kept_float)
-    seen = _ranges(content, samples, tool)
+    # By itself the recipe covers the borders too.
+    seen = _ranges(content, samples, tool.get_quantization_recipe() if border == "float32" else recipe.static_wi8_ai8())
     if not seen:
         found = "no operator of it becomes int8" + (", with those that are to stay in float" if kept_float else "")
         raise UnsupportedError("quantising the model to int8", found, "ship a float variant")
@@ -74,6 +69,8 @@ def quantize(
         raise RuntimeError("ai-edge-quantizer returned no model")
     model = unpack(bytes(quantized.quantized_model))
     put_back(model, aside)
+    if border != "float32":
+        store_borders(model, border, {name: (np.min(span["min"]), np.max(span["max"])) for name, span in seen.items()})
     close_islands(model)
     fold_requantization(model)
     # The library leaves every operator at version 1, and older runtimes then misread what they do not know.
@@ -86,8 +83,7 @@ def _tool(content: bytes, inner: bytes, border: BorderType, kept_float: Collecti
     # The recipe covers the graph's borders too; left out, they become QUANTIZE and DEQUANTIZE operators.
     # A file with int8 borders is for microcontrollers, which want integers throughout.
     floats = () if border == "int8" else tuple(map(qtyping.TFLOperationName, LEFT_FLOAT))
-    left = (*(_BORDERS if border == "float32" else ()), *floats)
-    for name in left:
+    for name in (*_BORDERS, *floats):
         tool.update_quantization_recipe(".*", name, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
     for result in softmaxes_for_int8(content):
         scope = f"^{re.escape(result)};$"
@@ -97,8 +93,6 @@ def _tool(content: bytes, inner: bytes, border: BorderType, kept_float: Collecti
     if kept:
         # The library knows an operator by the names of what it returns, each with a semicolon behind it.
         tool.update_quantization_recipe(f"(^|;)({kept});", _ALL, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
-    for name in _BORDERS if border == "uint8" else ():
-        tool.update_quantization_recipe(".*", name, op_config=_UINT8_BORDER)
     return tool
 
 
@@ -107,11 +101,13 @@ def _tool(content: bytes, inner: bytes, border: BorderType, kept_float: Collecti
 LEAST_RANGE = 1e-6
 
 
-def _ranges(content: bytes, samples: list[dict[str, Array]], tool: quantizer.Quantizer) -> dict[str, qtyping.QSV]:
-    """Smallest and largest value of every tensor over the calibration samples."""
+def _ranges(
+    content: bytes, samples: list[dict[str, Array]], covered: qtyping.ModelQuantizationRecipe
+) -> dict[str, qtyping.QSV]:
+    """Smallest and largest value of every tensor that a recipe covers over the calibration samples."""
     observer = calibrator.Calibrator(bytearray(content), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     manager = quantizer.recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(tool.get_quantization_recipe())
+    manager.load_quantization_recipe(covered)
     observer.calibrate({SIGNATURE: samples}, manager)
     ranges: dict[str, qtyping.QSV] = observer.get_model_qsvs()
     for span in ranges.values():

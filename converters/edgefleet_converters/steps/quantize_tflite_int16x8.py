@@ -5,12 +5,14 @@ More exact than int8 and, off XNNPACK, many times slower: it is made only where 
 
 from __future__ import annotations
 
+import numpy as np
 from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe
 from ai_edge_quantizer.utils import qsv_utils
 
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.conversion.tensors import Array
 from edgefleet_converters.step import Context, in_file_layout
+from edgefleet_converters.steps.quantize_tflite import LEAST_RANGE
 from edgefleet_converters.tflite.writer import SIGNATURE, reversioned
 
 _BORDERS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
@@ -32,7 +34,11 @@ def quantize(content: bytes, samples: list[dict[str, Array]]) -> bytes:
     manager = quantizer.recipe_manager.RecipeManager()
     manager.load_quantization_recipe(tool.get_quantization_recipe())
     observer.calibrate({SIGNATURE: samples}, manager)
-    found = tool.quantize(observer.get_model_qsvs(), enable_progress_report=False).quantized_model
+    ranges = observer.get_model_qsvs()
+    for span in ranges.values():
+        if float(np.max(span["max"])) - float(np.min(span["min"])) < LEAST_RANGE:
+            span["max"] = span["max"] + np.float32(1)
+    found = tool.quantize(ranges, enable_progress_report=False).quantized_model
     if found is None:
         raise RuntimeError("ai-edge-quantizer returned no model")
     # The library leaves every operator at version 1, and older runtimes then misread what they do not know.

@@ -26,8 +26,9 @@ def float_results(content: bytes, source: Artefact | None, tensors: Collection[s
         return []
     made = _operators(content)
     own = _source_names(source)
-    present = [name for _, names, _ in made for name in names]
-    wanted = set(_present(source, tensors, present))
+    returned = _returned(content)
+    present = {*returned, *(name for _, names, _ in made for name in names)}
+    wanted = {returned.get(name, name) for name in _present(source, tensors, present)}
     found: dict[str, None] = {}
     for _, names, inputs in reversed(made):
         if not wanted.isdisjoint(names):
@@ -48,10 +49,9 @@ def padded_by_value(content: bytes) -> list[str]:
 
 
 def _present(source: Artefact | None, tensors: Collection[str], present: Collection[str]) -> list[str]:
-    """The tensors as they are in the file."""
+    """The tensors that stand for these in the file."""
     if source is not None and source.files[0].suffix == ".onnx":
-        model = onnx.load(source.files[0], load_external_data=False)
-        return surviving(model, [_stored(model, name, present) for name in tensors], present)
+        return surviving(onnx.load(source.files[0], load_external_data=False), tensors, present)
     missing = [name for name in tensors if name not in present]
     if missing:
         found = "the converted model has no such layer"
@@ -59,12 +59,12 @@ def _present(source: Artefact | None, tensors: Collection[str], present: Collect
     return list(tensors)
 
 
-def _stored(model: onnx.ModelProto, name: str, present: Collection[str]) -> str:
-    """The tensor itself; for an output that the file returns as another layout of what it was made from, that."""
-    made = {output: node.input[0] for node in model.graph.node for output in node.output if node.input}
-    while name not in present and name in made and any(item.name == name for item in model.graph.output):
-        name = made[name]
-    return name
+def _returned(content: bytes) -> dict[str, str]:
+    """Names of the outputs → names of the tensors, which may be another layout of what they were made from."""
+    model = schema.Model.GetRootAs(content)
+    graph, signature = model.Subgraphs(0), model.SignatureDefs(0)
+    outputs = [signature.Outputs(at) for at in range(signature.OutputsLength())]
+    return {item.Name().decode(): graph.Tensors(item.TensorIndex()).Name().decode() for item in outputs}
 
 
 def _source_names(source: Artefact | None) -> set[str]:

@@ -104,7 +104,7 @@ def _close(graph: Wiring, operator: Any) -> list[Any]:
     before, after = graph.writer.get(source), graph.readers.get(result, [])
     if before is None or graph.name(before) != "DEQUANTIZE" or not graph.is_int8(int(before.inputs[0])):
         return []
-    if len(after) != 1 or graph.name(after[0]) != "QUANTIZE" or graph.is_result(result):
+    if len(after) != 1 or not _makes_int8(graph, after[0]) or graph.is_result(result):
         return []
     if graph.name(operator) == "LEAKY_RELU" and not _within(graph, operator, int(before.inputs[0]), after[0]):
         return []
@@ -120,6 +120,11 @@ def _close(graph: Wiring, operator: Any) -> list[Any]:
     tensors[result].type = schema.TensorType.INT8
     tensors[result].quantization = tensors[int(before.inputs[0])].quantization
     return gone
+
+
+def _makes_int8(graph: Wiring, conversion: Any) -> bool:
+    """Whether an operator is a QUANTIZE to int8; that of a result may be to uint8."""
+    return graph.name(conversion) == "QUANTIZE" and graph.is_int8(int(conversion.outputs[0]))
 
 
 def _within(graph: Wiring, operator: Any, source: int, conversion: Any) -> bool:

@@ -78,12 +78,12 @@ def attach(content: bytes, description: Description) -> bytes:
 def _model(model: Any, description: Description) -> Table:
     graph, signature = model.subgraphs[0], model.signatureDefs[0]
     inputs = [
-        _input(name, graph.tensors[place], description.images.get(name))
-        for name, place in _in_file_order(signature.inputs, graph.inputs)
+        _input(name, tensor, description.images.get(name))
+        for name, tensor in _in_file_order(signature.inputs, graph, graph.inputs)
     ]
     outputs = [
         _output(name, labelled=bool(description.labels) and name == description.labelled_output)
-        for name, _ in _in_file_order(signature.outputs, graph.outputs)
+        for name, _ in _in_file_order(signature.outputs, graph, graph.outputs)
     ]
     fields = {"input_tensor_metadata": inputs, "output_tensor_metadata": outputs}
     return Table(
@@ -98,10 +98,11 @@ def _model(model: Any, description: Description) -> Table:
     )
 
 
-def _in_file_order(entries: Any, places: Any) -> list[tuple[str, int]]:
-    """Names of the signature with their tensors, in the order of the graph: readers go by position."""
+def _in_file_order(entries: Any, graph: Any, places: Any) -> list[tuple[str, Any]]:
+    """Tensors by the signature's names, or else their own, in the order of the graph: readers go by position."""
     names = {int(entry.tensorIndex): _text(entry.name) for entry in entries}
-    return [(names[int(place)], int(place)) for place in places]
+    tensors = [(int(place), graph.tensors[place]) for place in places]
+    return [(names.get(place, _text(tensor.name)), tensor) for place, tensor in tensors]
 
 
 def _input(name: str, tensor: Any, image: Image | None) -> Table:

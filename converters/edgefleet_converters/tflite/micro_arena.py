@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from edgefleet_converters.tflite.wiring import Wiring, wirings
@@ -32,7 +31,18 @@ _CHANNEL_BYTES = 8
 _ESP_PANEL_BYTES, _ESP_CACHED_BYTES = 16 * 1024, 24 * 1024
 # While it plans, the runtime holds one record for each tensor and one for each that needs a place.
 _PLANNING_BYTES = 96
-_SIZES = {"INT8": 1, "UINT8": 1, "BOOL": 1, "INT16": 2, "FLOAT16": 2, "INT64": 8, "FLOAT64": 8}
+_SIZES = {
+    "INT8": 1,
+    "UINT8": 1,
+    "BOOL": 1,
+    "INT16": 2,
+    "UINT16": 2,
+    "FLOAT16": 2,
+    "INT32": 4,
+    "UINT32": 4,
+    "FLOAT32": 4,
+}
+_WIDEST_BYTES = 8
 _TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if name.isupper()}
 
 
@@ -107,6 +117,7 @@ def plan_arena(model: Any, kernels: str) -> Arena:
         + _TENSOR_BYTES * len(tensors)
         + _OPERATOR_BYTES * len(operators)
         + _BORDER_BYTES * borders
+        + sum(_aligned(_tensor_bytes(tensor)) for tensor in tensors if tensor.isVariable)
         + sum(_kept_bytes(wiring.name(operator), _site(wiring, operator)) for operator in operators)
     )
     return Arena(max(planned_size(needs), planning), persistent)
@@ -139,7 +150,8 @@ def _scratch_needs(wiring: Wiring, sizes: Mapping[str, Callable[[_Site], int]]) 
 
 def _site(wiring: Wiring, operator: Any) -> _Site:
     inputs = [_shape(wiring.table.tensors[at]) if at >= 0 else () for at in map(int, operator.inputs)]
-    return _Site(wiring.name(operator), inputs, _shape(wiring.table.tensors[int(operator.outputs[0])]))
+    output = _shape(wiring.table.tensors[int(operator.outputs[0])]) if len(operator.outputs) else ()
+    return _Site(wiring.name(operator), inputs, output)
 
 
 def _kept_bytes(name: str, site: _Site) -> int:
@@ -233,7 +245,7 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 
 def _tensor_bytes(tensor: Any) -> int:
-    return math.prod(_shape(tensor)) * _SIZES.get(_TYPE_NAMES[tensor.type], np.dtype(np.int32).itemsize)
+    return math.prod(_shape(tensor)) * _SIZES.get(_TYPE_NAMES[tensor.type], _WIDEST_BYTES)
 
 
 def _aligned(size_bytes: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from edgefleet_converters.tflite.wiring import wirings
+from edgefleet_converters.tflite.wiring import Wiring, wirings
 from edgefleet_converters.tflite.writer import pack, unpack
 
 _SUFFIX = b"_returned"
@@ -55,9 +55,10 @@ def put_back(model: Any, aside: Aside) -> None:
     """Let a quantised ModelT return what was set aside, in place and in the old order, as float32."""
     if not aside.order:
         return
-    graph = model.subgraphs[0]
+    wiring = next(wirings(model))
+    graph = wiring.table
     positions = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
-    made = {name: _as_float(model, positions[name]) for name in dict.fromkeys(aside.order) if name}
+    made = {name: _as_float(wiring, positions[name]) for name in dict.fromkeys(aside.order) if name}
     stayed = iter(list(graph.outputs))
     graph.outputs = [made[name] if name else next(stayed) for name in aside.order]
     for signature, entries in zip(model.signatureDefs or (), aside.signatures, strict=True):
@@ -78,9 +79,8 @@ def _is_float(graph: Any, tensor: int) -> bool:
     return bool(graph.tensors[tensor].type == schema.TensorType.FLOAT32)
 
 
-def _as_float(model: Any, tensor: int) -> int:
+def _as_float(wiring: Wiring, tensor: int) -> int:
     """The float32 form of a tensor: itself, what an operator reads already, or a new DEQUANTIZE."""
-    wiring = next(wirings(model))
     if _is_float(wiring.table, tensor):
         return tensor
     for reader in wiring.readers.get(tensor, ()):
@@ -89,7 +89,7 @@ def _as_float(model: Any, tensor: int) -> int:
     stored = wiring.table.tensors[tensor]
     wiring.table.tensors.append(_like(stored))
     operator = schema.OperatorT()
-    operator.opcodeIndex = _code(model)
+    operator.opcodeIndex = wiring.code("DEQUANTIZE")
     operator.inputs, operator.outputs = [tensor], [len(wiring.table.tensors) - 1]
     wiring.table.operators.append(operator)
     return len(wiring.table.tensors) - 1
@@ -101,18 +101,6 @@ def _like(stored: Any) -> Any:
     found.shape, found.shapeSignature, found.hasRank = stored.shape, stored.shapeSignature, stored.hasRank
     found.type = schema.TensorType.FLOAT32
     return found
-
-
-def _code(model: Any) -> int:
-    """Index of DEQUANTIZE among the operator codes, where it is put if it is missing."""
-    wanted = schema.BuiltinOperator.DEQUANTIZE
-    for index, code in enumerate(model.operatorCodes):
-        if wanted in (code.builtinCode, code.deprecatedBuiltinCode):
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = wanted
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def _entry(name: bytes, tensor: int) -> Any:

@@ -20,7 +20,7 @@ class Wiring:
 
     model: Any
     table: Any
-    names: Sequence[str]
+    names: list[str]
     writer: dict[int, Any] = field(default_factory=dict)
     readers: dict[int, list[Any]] = field(default_factory=dict)
 
@@ -35,6 +35,15 @@ class Wiring:
     def is_result(self, tensor: int) -> bool:
         """Whether the model returns a tensor."""
         return tensor in map(int, self.table.outputs)
+
+    def code(self, name: str) -> int:
+        """Index of an operator's code by its BuiltinOperator name; added where the file has none."""
+        if name not in self.names:
+            code = schema.OperatorCodeT()
+            code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, name)
+            self.model.operatorCodes.append(code)
+            self.names.append(name)
+        return self.names.index(name)
 
     def remove(self, gone: Sequence[Any]) -> None:
         """Take operators out of the subgraph's list, once nobody reads what they wrote."""
