@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Tools that cannot share one environment are tested in their own: tests/full_NAME in build/envs/NAME.
 ENVIRONMENTS := dask keras mediapipe tflite214 torch
 EXTRAS_dask := convert
-EXTRAS_keras := convert
+EXTRAS_keras := convert-litert
 EXTRAS_mediapipe := convert-litert
 EXTRAS_tflite214 := convert-litert
 EXTRAS_torch := convert,convert-torch

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgefleet.errors import EdgefleetError, InputError
 from edgefleet.package.layout import write_package
@@ -135,6 +136,7 @@ def _intake(request: Request, work: Path, progress: Progress, executor: Executor
     spec = read_input_spec(request.input_spec, source.inputs) if request.input_spec else InputSpec()
     calibration = data.load_calibration(request.calibration, source.inputs, spec)
     evaluation = data.load_evaluation(request.evaluation, source.inputs, spec, request.labels)
+    _check_labels(request, source, evaluation.labels)
     for note in (*source.notes, *_data_notes(request, spec, calibration, evaluation.samples)):
         progress(Event(Stage.WARNING, note))
     files = (work / "calibration.npz", work / "samples.npz")
@@ -171,6 +173,14 @@ def _check_request(request: Request) -> None:
         raise InputError(doing, f"{request.version!r} cannot be a version", "use letters, digits, '.', '_', '-'")
     if request.folder.exists() and (not request.folder.is_dir() or any(request.folder.iterdir())):
         raise InputError(doing, "something is already there", "name another folder, or remove this one first")
+
+
+def _check_labels(request: Request, source: Source, labels: NDArray[np.generic] | None) -> None:
+    """Raise InputError for class numbers that a classifier's output does not have."""
+    scores = source.outputs[0]
+    classified = scores.dtype.startswith("float") and len(scores.shape) == 2 and scores.shape[1] > 1
+    if labels is not None and labels.dtype.kind in "iu" and classified and request.metric in (AUTO, "top1", "top5"):
+        data.check_classes(labels, scores, f"reading the evaluation data {request.evaluation}")
 
 
 def _data_notes(request: Request, spec: InputSpec, calibration: Samples, evaluation: Samples) -> list[str]:

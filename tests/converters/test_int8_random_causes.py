@@ -272,3 +272,16 @@ def test_an_int8_input_is_read_without_a_conversion() -> None:
     fed: list[dict[str, Array]] = [{"x": np.full((1, 5, 6, 4), value, np.float32)} for value in (-1.0, 1.0)]
     found = operators(quantize(lowered.content, fed, border="int8"))
     assert not {"QUANTIZE", "DEQUANTIZE"} & set(found)
+
+
+def test_weights_of_a_map_take_no_name_from_the_source() -> None:
+    b, made = mapped(np.array([0.8, 0.05, -1.2, 3.0]), np.array([0.1, -0.2, 0.3, 1.0]))
+    model = b.model(made)
+    total = next(node.output[0] for node in b.nodes if node.op_type == "Add")
+    for node in model.graph.node:
+        for at, name in enumerate(node.input):
+            node.input[at] = f"{total}/weight" if name == b.nodes[0].input[1] else name
+    next(item for item in model.graph.initializer if item.name == b.nodes[0].input[1]).name = f"{total}/weight"
+    lowered, content = int8_file(model)
+    assert "DEPTHWISE_CONV_2D" in operators(content)
+    assert_near(model, lowered, content)

@@ -61,6 +61,7 @@ def test_accuracy_is_within_half_a_point_of_fp32(packaged: Packaged, name: str) 
     assert score.samples == 540
     assert score.reference >= 0.98
     assert score.value >= score.reference - 0.005
+    assert score.agreement is not None
     assert score.agreement >= 0.99
 
 

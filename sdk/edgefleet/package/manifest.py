@@ -190,7 +190,6 @@ class VariantSpec(_Record):
     """For inputs that are images, where the packager described them."""
     golden: Golden
     score: Score | None = None
-    latency: Latency | None = None
     marks: tuple[Mark, ...] = ()
     architectures: tuple[str, ...] = Field(min_length=1)
     """OCI (Go) names of the processors it is offered to: `amd64`, `arm64`, `arm`."""

@@ -47,10 +47,17 @@ def _conv(graph: Graph, gain: Node, offset: Node, constants: dict[str, Array]) -
         return None
     if not np.isfinite(factor).all() or not (np.abs(term) <= _MOST_OFFSET * np.abs(factor)).all():
         return None
-    weight, bias = f"{offset.outputs[0]}/weight", f"{offset.outputs[0]}/bias"
+    weight, bias = (_free(graph, f"{offset.outputs[0]}/{role}") for role in ("weight", "bias"))
     constants[weight], constants[bias] = factor.reshape(-1, 1, 1, 1), term
     attributes: dict[str, object] = {"group": shape[-1], "kernel_shape": (1, 1), MARK: 1}
     return Node(offset.name, "Conv", (data, weight, bias), offset.outputs, attributes, offset.activation, 18)
+
+
+def _free(graph: Graph, wanted: str) -> str:
+    """A name that the source may have given to something else, until nothing has it."""
+    while wanted in graph.constants or wanted in graph.values:
+        wanted += "+"
+    return wanted
 
 
 def _parted(graph: Graph, node: Node, channels: int) -> tuple[str | None, Array | None]:
