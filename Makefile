@@ -5,12 +5,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # Tools that cannot share one environment are tested in their own: tests/full_NAME in build/envs/NAME.
-ENVIRONMENTS := dask keras mediapipe tflite214 torch
-EXTRAS_dask := convert
+ENVIRONMENTS := dask keras mediapipe micro tflite214 torch
+EXTRAS_dask := convert-onnx
+PACKAGES_dask := distributed
 EXTRAS_keras := convert-litert
-EXTRAS_mediapipe := convert-litert
+EXTRAS_mediapipe := test-mediapipe
+EXTRAS_micro := test-micro
 EXTRAS_tflite214 := convert-litert
-EXTRAS_torch := convert,convert-torch
+PACKAGES_tflite214 := scikit-learn
+EXTRAS_torch := convert,convert-torch,convert-executorch,convert-coreml
 
 .PHONY: demo test test-environments test-full conformance conformance-graphs check format clean $(ENVIRONMENTS:%=test-%)
 
@@ -50,7 +53,7 @@ clean:
 
 build/envs/%/.installed: constraints/%.txt
 	$(PYTHON) -m venv --clear build/envs/$*
-	build/envs/$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< --editable ".[$(EXTRAS_$*),test]"
+	build/envs/$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< --editable ".[$(EXTRAS_$*),test]" $(PACKAGES_$*)
 	build/envs/$*/bin/python -m pip check --disable-pip-version-check
 	touch $@
 

@@ -16,9 +16,9 @@ import numpy as np
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 # Quiet only after the line above.
-import tensorflow as tf  # type: ignore[import-untyped]
-import tf2onnx  # type: ignore[import-not-found]
-import tf_keras  # type: ignore[import-not-found]
+import tensorflow as tf
+import tf2onnx
+import tf_keras
 
 SOURCES = {"kws": "kws_ref_model", "vww_96": "vww_96.h5", "sww": "sww.h5"}
 CALIBRATION = {"sww": ("sww_calibration_samples.npz", "specs")}

@@ -22,7 +22,9 @@ from edgefleet_converters.convert import ConvertJob
 from edgefleet_converters.recipes import RECIPES
 from edgefleet_converters.score.infer import InferJob
 from edgefleet_converters.score.latency_child import LatencyJob
+from edgefleet_converters.sensitivity import SensitivityJob
 from edgefleet_device_profiles.detect import installed_runtimes
+from edgefleet_device_profiles.profile import Runtime
 
 _DISTRIBUTION = "edgefleet"
 _OWN_FOLDER = Path(__file__).parent
@@ -48,6 +50,17 @@ def inference_key(job: InferJob) -> str:
         _contents(job.artefact),
         _file_digest(job.samples),
         installed_runtimes().get(job.runtime),
+    )
+
+
+def sensitivity_key(job: SensitivityJob) -> str:
+    """Digest of a ranking of layers: the source, the samples, how much is tried, our code, ONNX Runtime's version."""
+    return _digest(
+        "sensitivity",
+        job.model_dump(mode="json", exclude={"source", "samples"}),
+        _contents(job.source),
+        _file_digest(job.samples),
+        installed_runtimes().get(Runtime.ONNXRUNTIME),
     )
 
 

@@ -5,6 +5,7 @@ Decides nothing: `packaging.package` does the work, and the sdk's `main` prints 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -106,6 +107,8 @@ def app(
         **options,
     )
     wanted = [_among(request.profiles, name) for name in explained]
+    # A plain kill must end the children too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _Display() as display, local_executor(jobs) as executor:
         result = package(request, display.show, executor=executor, cache=user_cache() if cached else None)
     _print(result)

@@ -5,12 +5,10 @@ Does not weigh latency: the packaging host's says nothing about the devices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edgefleet.errors import GateError
-from edgefleet_converters.plan import PlannedVariant
 from edgefleet_converters.score.metrics import Assessment
 from edgefleet_converters.score.task import AGREEMENT, SQNR
 
@@ -119,16 +117,3 @@ def _noise_reason(found: Assessment, limits: Limits) -> str:
         if item.equal is not None and item.equal < limits.min_agreement - _ROUNDING:
             return f"{item.equal:.2%} of {item.name!r} is equal to the source, less than {limits.min_agreement:.0%}"
     return ""
-
-
-def require_cover(judged: Sequence[tuple[PlannedVariant, Verdict]]) -> None:
-    """Raise GateError when a profile is left without any accepted variant."""
-    profiles = dict.fromkeys(name for planned, _ in judged for name in planned.profiles)
-    for profile in profiles:
-        offered = [(planned, verdict) for planned, verdict in judged if profile in planned.profiles]
-        if not any(verdict.accepted for _, verdict in offered):
-            raise GateError(
-                f"choosing variants for {profile}",
-                "; ".join(f"{planned.name}: {verdict.reason}" for planned, verdict in offered),
-                "give more calibration data, allow a larger drop, or train the model for int8",
-            )

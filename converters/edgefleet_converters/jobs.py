@@ -12,11 +12,12 @@ from pathlib import Path
 from edgefleet.errors import EdgefleetError
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.cache import Cache, Entry
-from edgefleet_converters.cache_key import conversion_key, inference_key
+from edgefleet_converters.cache_key import conversion_key, inference_key, sensitivity_key
 from edgefleet_converters.child import ChildFailedError
 from edgefleet_converters.convert import ConvertJob, convert
 from edgefleet_converters.score.infer import Answer, InferJob, infer, read_outputs
 from edgefleet_converters.score.metrics import Measured
+from edgefleet_converters.sensitivity import Sensitivity, SensitivityJob, find_sensitivity
 
 _OUTPUTS = "outputs.npz"
 
@@ -49,6 +50,20 @@ def run_inference(job: InferJob, cache: Cache | None) -> Measured | str:
         answer = Answer(runtime_version=measured.runtime_version, peak_rss_bytes=measured.peak_rss_bytes)
         cache.put(key, Entry(answer.model_dump_json(), {_OUTPUTS: job.outputs}))
     return measured
+
+
+def run_sensitivity(job: SensitivityJob, cache: Cache | None, work: Path) -> Sensitivity | str:
+    """The layers that cost the accuracy, or one line on why nobody knows; `work` is for what comes out of the cache."""
+    key = sensitivity_key(job) if cache else ""
+    if cache and (kept := cache.get(key, work / "sensitivity")):
+        return Sensitivity.model_validate_json(kept.facts)
+    try:
+        found = find_sensitivity(job)
+    except EdgefleetError as error:
+        return str(error)
+    if cache:
+        cache.put(key, Entry(found.model_dump_json(), {}))
+    return found
 
 
 def _entry(artefact: Artefact) -> Entry:

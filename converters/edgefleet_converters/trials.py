@@ -15,14 +15,14 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefleet.errors import EdgefleetError, InputError
+from edgefleet.errors import InputError
 from edgefleet_converters import gate
 from edgefleet_converters.artefact import Artefact, Form
 from edgefleet_converters.cache import Cache
 from edgefleet_converters.convert import ConvertJob
 from edgefleet_converters.golden import GOLDEN_SAMPLES
 from edgefleet_converters.intake.source import Source
-from edgefleet_converters.jobs import run_conversion, run_inference
+from edgefleet_converters.jobs import run_conversion, run_inference, run_sensitivity
 from edgefleet_converters.ladder import (
     Attempt,
     Tried,
@@ -38,7 +38,7 @@ from edgefleet_converters.progress import Event, Progress, Stage, run_jobs
 from edgefleet_converters.score.infer import InferJob
 from edgefleet_converters.score.metrics import Assessment, Measured, assess, check_source
 from edgefleet_converters.score.versions import judge_versions
-from edgefleet_converters.sensitivity import Sensitivity, SensitivityJob, find_sensitivity
+from edgefleet_converters.sensitivity import Sensitivity, SensitivityJob
 from edgefleet_device_profiles.profile import Profile, Runtime
 
 SOURCE_NAME = "fp32 source"
@@ -151,11 +151,11 @@ def _culprits(bench: Bench) -> Sensitivity | None:
     if source is None:
         return None
     bench.progress(Event(Stage.CONVERT, "looking for the layers that cost the accuracy"))
-    try:
-        return find_sensitivity(SensitivityJob(source=source, samples=bench.samples_file))
-    except EdgefleetError as error:
-        bench.progress(Event(Stage.WARNING, str(error)))
+    found = run_sensitivity(SensitivityJob(source=source, samples=bench.calibration_file), bench.cache, bench.work)
+    if isinstance(found, str):
+        bench.progress(Event(Stage.WARNING, found))
         return None
+    return found
 
 
 def _converted(bench: Bench, keys: Sequence[_Key]) -> dict[_Key, Artefact | str]:

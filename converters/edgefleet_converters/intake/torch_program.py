@@ -52,11 +52,6 @@ class Exported(BaseModel):
     notes: tuple[str, ...]
 
 
-def is_torch(model: str) -> bool:
-    """Whether `read_torch` is the reader for what the person wrote; does not look at the disk."""
-    return model.lower().endswith(SUFFIXES) or FUNCTION.fullmatch(model) is not None
-
-
 def read_torch(model: str, work: Path, *, shapes: Shapes, dims: Mapping[str, int], trust: bool) -> Source:
     """Export a PyTorch model to `work` as ONNX and as a saved program, both with static shapes.
 
