@@ -5,10 +5,25 @@ A test compares them with what lies in docs/.
 
 from __future__ import annotations
 
+import ast
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
+from edgefleet import errors
+from edgefleet.package.manifest import Mark
 from edgefleet.protocol.topics import PREFIX, TOPICS, TopicName
 from edgefleet_agent.lifecycle import TRANSITIONS
+from edgefleet_converters.choose import Fate, Objective
+from edgefleet_converters.gate import Status
+from edgefleet_converters.ladder import AT_ONCE, NEXT
+from edgefleet_converters.recipes import MICRO_RECIPE, RECIPES, Recipe
+from edgefleet_converters.score import task
+from edgefleet_converters.score.accuracy import METRICS, Counted
+from edgefleet_converters.step import Ranges
 from edgefleet_device_profiles.catalogue import DATA_FOLDER, read
 from edgefleet_device_profiles.profile import Profile
 
@@ -17,10 +32,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 def wire() -> str:
     """docs/wire.md."""
-    meanings = _member_docs()
+    meanings = member_docs(TopicName)
     rows = [
-        f"| `{row.pattern}` | {row.writer} → {row.reader} | {row.qos}{', retained' if row.retained else ''} "
-        f"| {meanings[name]} |"
+        (
+            f"`{row.pattern}`",
+            f"{row.writer} → {row.reader}",
+            f"{row.qos}{', retained' if row.retained else ''}",
+            meanings[name],
+        )
         for name, row in TOPICS.items()
     ]
     head = [
@@ -30,22 +49,35 @@ def wire() -> str:
         "",
         f"All topics begin with `{PREFIX}/{{fleet}}/`.",
         "",
-        "| topic | may write → may read | QoS | carries |",
-        "|---|---|---|---|",
     ]
-    return "\n".join([*head, *rows, ""])
+    return "\n".join([*head, *table(("topic", "may write → may read", "QoS", "carries"), rows), ""])
 
 
-def _member_docs() -> dict[TopicName, str]:
-    """The one line below each member of TopicName."""
-    source = Path(__file__).parent.parent / "sdk/edgefleet/protocol/topics.py"
-    lines = source.read_text().splitlines()
-    found: dict[TopicName, str] = {}
-    for place, line in enumerate(lines):
-        name, equals, value = line.strip().partition(" = ")
-        if equals and name.isupper() and value.strip('"') in set(TopicName):
-            found[TopicName(value.strip('"'))] = lines[place + 1].strip().strip('"').rstrip(".")
-    return found
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def member_docs(kind: type[StrEnum]) -> Mapping[str, str]:
+    """The text below each member of an enumeration, without its full stop."""
+    (tree,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(tree, ast.ClassDef)
+    return {getattr(kind, name): text for name, text in _texts(tree.body).items()}
+
+
+def _constant_docs(module: ModuleType) -> Mapping[str, str]:
+    """The text below each constant of a module, by the constant's name."""
+    return _texts(ast.parse(inspect.getsource(module)).body)
+
+
+def _texts(body: Sequence[ast.stmt]) -> dict[str, str]:
+    return {
+        name.id: " ".join(str(text).split()).rstrip(".")
+        for first, second in pairwise(body)
+        if isinstance(first, ast.Assign) and isinstance(second, ast.Expr) and isinstance(second.value, ast.Constant)
+        for name, text in [(first.targets[0], second.value.value)]
+        if isinstance(name, ast.Name)
+    }
 
 
 def lifecycle() -> str:
@@ -94,7 +126,106 @@ def _profile_row(profile: Profile) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-DOCUMENTS = {"wire.md": wire, "lifecycle.md": lifecycle, "profiles.md": profiles}
+def packaging_tables() -> str:
+    """docs/packaging-tables.md."""
+    head = [
+        "# The tables of packaging",
+        "",
+        "Generated from the code of `edgefleet_converters`; do not edit. [`packaging.md`](packaging.md) explains them.",
+    ]
+    sections = {
+        "Recipes": _recipes(),
+        "Metrics": _metrics(),
+        "Ranges of int8": _ranges(),
+        "The gate's words": _words("status", Status),
+        "Marks in the package": _words("mark", Mark),
+        "What becomes of a variant, for each profile": _words("fate", Fate),
+        "Objectives": _words("`--objective`", Objective),
+        "Exit status": _exit_codes(),
+    }
+    parts = [line for title, lines in sections.items() for line in ("", f"## {title}", "", *lines)]
+    return "\n".join([*head, *parts, ""])
+
+
+def _recipes() -> list[str]:
+    rows = [_recipe_row(runtime, precision, recipe) for (runtime, precision), recipe in RECIPES.items()]
+    head = ("runtime", "precision", "starts from", "calibration", "run here", "marked", "extra")
+    return table(head, [*rows, _recipe_row("litert (`micro`)", "int8", MICRO_RECIPE)])
+
+
+def _recipe_row(runtime: str, precision: str, recipe: Recipe) -> tuple[str, ...]:
+    unscored = () if recipe.scored else (Mark.UNSCORED,)
+    return (
+        runtime,
+        precision,
+        ", ".join(recipe.steps),
+        "yes" if recipe.calibrated else "",
+        "yes" if recipe.scored else "no",
+        ", ".join((*unscored, *recipe.marks)),
+        f"`{recipe.extra}`",
+    )
+
+
+def _metrics() -> list[str]:
+    texts, paired = _constant_docs(task), "score interval of paired shares (Tango)"
+    rows = []
+    for name, metric in METRICS.items():
+        if isinstance(metric, Counted):
+            said = _said(metric.hits)
+            text, higher, interval = f"Share of samples: {said[0].lower()}{said[1:]}", True, paired
+        else:
+            text, higher, interval = _said(metric.values), metric.higher_is_better, "bootstrap"
+        rows.append((f"`{name}`", text, "higher" if higher else "lower", "yes", interval))
+    own = "A function of your own, `module:function(outputs, labels) → float`"
+    return table(
+        ("metric", "what it is", "better", "labels", "95 % interval"),
+        [
+            *rows,
+            (f"`{task.AGREEMENT}`", texts["AGREEMENT"], "higher", "no", paired),
+            (f"`{task.SQNR}`", texts["SQNR"], "higher", "no", "none"),
+            ("`NAME=module:function`", own, "its `higher_is_better`, else higher", "yes", "jackknife of 20 groups"),
+        ],
+    )
+
+
+def _said(function: Callable[..., object]) -> str:
+    """A function's docstring as one line, without its full stop."""
+    return " ".join((inspect.getdoc(function) or "").split()).rstrip(".")
+
+
+def _ranges() -> list[str]:
+    meanings = member_docs(Ranges)
+    rows = [
+        (
+            f"`{one}`",
+            text,
+            *(", ".join(name for name, ranges in rung.items() if one in ranges) for rung in (AT_ONCE, NEXT)),
+        )
+        for one, text in meanings.items()
+    ]
+    return table(("ranges", "what they are", "tried at once", "tried when that fails"), rows)
+
+
+def _words(title: str, kind: type[StrEnum]) -> list[str]:
+    return table((title, "meaning"), [(f"`{word}`", text) for word, text in member_docs(kind).items()])
+
+
+def _exit_codes() -> list[str]:
+    leaves = [found for found in vars(errors).values() if inspect.isclass(found)]
+    rows = [
+        (str(found.exit_code), f"`{found.__name__}`", _said(found))
+        for found in leaves
+        if issubclass(found, errors.EdgefleetError) and found is not errors.EdgefleetError
+    ]
+    return table(("status", "error", "meaning"), [("0", "", "Done"), *rows, ("130", "", "Interrupted")])
+
+
+DOCUMENTS = {
+    "wire.md": wire,
+    "lifecycle.md": lifecycle,
+    "profiles.md": profiles,
+    "packaging-tables.md": packaging_tables,
+}
 
 if __name__ == "__main__":
     for name, make in DOCUMENTS.items():

@@ -107,8 +107,11 @@ def app(
         **options,
     )
     wanted = [_among(request.profiles, name) for name in explained]
-    # A plain kill must end the children too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A plain kill and a closed terminal must end the children too, as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup has it ignored, and so it stays.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     with _Display() as display, local_executor(jobs) as executor:
         result = package(request, display.show, executor=executor, cache=user_cache() if cached else None)
     _print(result)

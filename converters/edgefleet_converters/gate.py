@@ -5,10 +5,12 @@ Does not weigh latency: the packaging host's says nothing about the devices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from edgefleet.errors import InputError
 from edgefleet_converters.score.metrics import Assessment
 from edgefleet_converters.score.task import AGREEMENT, SQNR
 
@@ -40,6 +42,12 @@ class Limits:
     """Of the worst slice of every output that no metric looks at."""
     min_agreement: float = 0.99
     """Share of samples on which the source and the variant must name the same class, where there are no labels."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for numbers that nothing can be held against: no comparison with NaN fails."""
+        for option, value, least in (("--max-drop", self.max_drop, 0.0), ("--min-sqnr", self.min_sqnr_db, -math.inf)):
+            if not math.isfinite(value) or value < least:
+                raise InputError(f"reading {option}", f"{value:g} is no limit", "give a finite number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,9 @@ def _judge_metric(found: Assessment, limits: Limits) -> Verdict:
     text = f"{score.metric} drop {drop:.4f} within {limit:.4g}"
     if score.drop_upper is not None and score.drop_upper > limit + _ROUNDING:
         text += f", but with {score.samples} samples it may be up to {score.drop_upper:.4f} (95 %)"
+        return Verdict(Status.UNPROVEN, text, numbers)
+    if found.guess is not None and score.reference <= found.guess + _ROUNDING:
+        text += f", but fp32 itself is at {score.reference:.4f}, no better than guessing: it has nothing to lose"
         return Verdict(Status.UNPROVEN, text, numbers)
     return Verdict(Status.PASSED, text, numbers)
 

@@ -6,11 +6,13 @@ Loads no toolchain into this process: conversions and inference run in child pro
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +35,10 @@ from edgefleet_converters.progress import Event, Progress, Stage, local_executor
 from edgefleet_converters.report.build import build_report
 from edgefleet_converters.report.model import PackageFacts, Report
 from edgefleet_converters.report.write import write_report
+from edgefleet_converters.score.hook import check_hook
 from edgefleet_converters.score.host import fingerprint
 from edgefleet_converters.score.latency_child import LatencyJob
-from edgefleet_converters.score.task import AUTO
+from edgefleet_converters.score.task import AUTO, choose_task
 from edgefleet_converters.step import Samples
 from edgefleet_converters.suitability import RULES
 from edgefleet_converters.timing import time_variants
@@ -44,8 +47,8 @@ from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile
 from edgefleet_device_profiles.roofline import widths
 
-# The version becomes the layout's reference name, so it must be what an OCI tag may be.
-_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+# The version becomes the layout's reference name, so it must be what an OCI tag may be; names are as strict.
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,16 @@ def package(
         latencies = _latencies(inputs.bench, climbed)
         decisions = _choose(request, inputs, climbed, latencies)
         digest = _write(request, inputs, climbed, decisions)
+        # A package without its report is half of what was asked for.
+        stack.push(partial(_withdraw, request.folder))
         report = _report(request, inputs, (plan, climbed, decisions), latencies, digest, notes.warnings)
-    return PackageResult(request.folder, digest, report, write_report(report, request.folder), decisions)
+        folder = write_report(report, request.folder)
+    return PackageResult(request.folder, digest, report, folder, decisions)
+
+
+def _withdraw(folder: Path, error: type[BaseException] | None, *_about: object) -> None:
+    if error is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _intake(request: Request, work: Path, progress: Progress, executor: Executor, cache: Cache | None) -> _Inputs:
@@ -168,18 +179,26 @@ def _check_request(request: Request) -> None:
     doing = f"packaging to {request.folder}"
     if not request.profiles:
         raise InputError(doing, "no device profile", "name at least one")
-    if not _VERSION.fullmatch(request.version):
-        raise InputError(doing, f"{request.version!r} cannot be a version", "use letters, digits, '.', '_', '-'")
+    for what, text in (("name", request.name), ("version", request.version)):
+        if not _TAG.fullmatch(text):
+            raise InputError(doing, f"{text!r} cannot be a {what}", "use letters, digits, '.', '_', '-'")
     if request.folder.exists() and (not request.folder.is_dir() or any(request.folder.iterdir())):
         raise InputError(doing, "something is already there", "name another folder, or remove this one first")
 
 
 def _check_labels(request: Request, source: Source, labels: NDArray[np.generic] | None) -> None:
-    """Raise InputError for class numbers that a classifier's output does not have."""
+    """Raise InputError for labels that are not a classifier's, or that the metric cannot use, before any work."""
     scores = source.outputs[0]
     classified = scores.dtype.startswith("float") and len(scores.shape) == 2 and scores.shape[1] > 1
-    if labels is not None and labels.dtype.kind in "iu" and classified and request.metric in (AUTO, "top1", "top5"):
-        data.check_classes(labels, scores, f"reading the evaluation data {request.evaluation}")
+    if labels is not None and classified and request.metric in (AUTO, "top1", "top5"):
+        numbers = labels.dtype.kind in "iu" or labels.ndim == 1
+        if numbers or data.is_one_hot(labels, scores.shape[1]):
+            data.check_classes(labels, scores, f"reading the evaluation data {request.evaluation}")
+    count = 1 if labels is None else len(labels)
+    shaped = {spec.name: np.broadcast_to(np.zeros((), spec.dtype), (count, *spec.shape)) for spec in source.outputs}
+    task = choose_task(request.metric, shaped, labels)
+    if task.function is not None:
+        check_hook(task.function)
 
 
 def _data_notes(request: Request, spec: InputSpec, calibration: Samples, evaluation: Samples) -> list[str]:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefleet.errors import InputError
+from edgefleet.errors import InputError, UnsupportedError
 from edgefleet_converters import gate
 from edgefleet_converters.artefact import Artefact, Form
 from edgefleet_converters.cache import Cache
@@ -39,7 +39,7 @@ from edgefleet_converters.score.infer import InferJob
 from edgefleet_converters.score.metrics import Assessment, Measured, assess, check_source
 from edgefleet_converters.score.versions import judge_versions
 from edgefleet_converters.sensitivity import Sensitivity, SensitivityJob
-from edgefleet_device_profiles.profile import Profile, Runtime
+from edgefleet_device_profiles.profile import Precision, Profile, Runtime
 
 SOURCE_NAME = "fp32 source"
 # Form of the source → the runtime that runs it as the fp32 reference.
@@ -184,7 +184,20 @@ def _scored(
         raise InputError(f"running the fp32 source in {REFERENCE_RUNTIMES[form]}", reference, "check the model")
     if known is None:
         check_source(reference)
+        _doubt(bench, reference)
     return reference, {key: found for key, found in measured.items() if key is not None}
+
+
+def _doubt(bench: Bench, reference: Measured) -> None:
+    """Warn of a source that is as bad as can be: no gate can find a loss there."""
+    found = _assess(bench, Precision.FP32, reference, reference)
+    if isinstance(found, str):
+        raise InputError("scoring the fp32 source", found, "choose another metric, or fix the function")
+    score = found.score
+    if found.guess is not None and score.reference <= found.guess:
+        text = f"{score.metric} of the fp32 source is {score.reference:.4f}, no better than guessing"
+        remedy = "check the labels, their order and the normalisation of the evaluation data"
+        bench.progress(Event(Stage.WARNING, f"{text}, so that no loss can be found: {remedy}"))
 
 
 def _trial(
@@ -199,7 +212,7 @@ def _trial(
     if measured is None or isinstance(measured, str):
         found = measured or "it was not run"
         return Trial(attempt, artefact, None, found, gate.judge(found, bench.limits))
-    assessment = _assess(bench, planned, measured, reference)
+    assessment = _assess(bench, planned.precision, measured, reference)
     verdicts = {measured.runtime_version: gate.judge(assessment, bench.limits)}
     verdicts |= judge_versions(
         _infer_job(bench, planned.runtime, artefact, _folder(*key)),
@@ -211,12 +224,16 @@ def _trial(
     return Trial(attempt, artefact, measured, assessment, gate.worst(verdicts))
 
 
-def _assess(bench: Bench, planned: PlannedVariant, measured: Measured, reference: Measured) -> Assessment:
-    return assess(measured, reference, bench.labels, precision=planned.precision, metric=bench.metric)
+def _assess(bench: Bench, precision: Precision, measured: Measured, reference: Measured) -> Assessment | str:
+    """The assessment, or one line on why the person's own metric has none for these outputs."""
+    try:
+        return assess(measured, reference, bench.labels, precision=precision, metric=bench.metric)
+    except UnsupportedError as error:
+        return str(error)
 
 
 def _judge(bench: Bench, planned: PlannedVariant, found: Measured | str, reference: Measured) -> gate.Verdict:
-    assessed = found if isinstance(found, str) else _assess(bench, planned, found, reference)
+    assessed = found if isinstance(found, str) else _assess(bench, planned.precision, found, reference)
     return gate.judge(assessed, bench.limits)
 
 

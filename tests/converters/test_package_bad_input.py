@@ -74,7 +74,7 @@ def test_an_operator_that_the_only_runtime_does_not_know_is_named(packaged: Pack
     request = packaged.again(model=str(path), profiles=(catalogue.load("raspberry-pi-os-32"),), folder=tmp_path / "out")
     with pytest.raises(GateError) as caught:
         package(request)
-    assert "litert-int8: could not be scored" in str(caught.value)
+    assert "litert-int8: refused, could not be scored" in str(caught.value)
     assert "no TFLite form is known for Pow" in str(caught.value)
     assert "'power'" in str(caught.value)
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]

@@ -6,6 +6,7 @@ from edgefleet_converters.data.sets import (
     Evaluation,
     check_classes,
     count,
+    is_one_hot,
     load_calibration,
     load_evaluation,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "check_classes",
     "check_normalisation",
     "count",
+    "is_one_hot",
     "load_calibration",
     "load_evaluation",
     "overlap",

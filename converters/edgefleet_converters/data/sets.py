@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from edgefleet.errors import InputError
 from edgefleet.package.manifest import TensorSpec
 from edgefleet_converters.data import arrays, batches, images
-from edgefleet_converters.data.labels import read_labels
+from edgefleet_converters.data.labels import numbered, read_labels
 from edgefleet_converters.data.loaded import Loaded
+from edgefleet_converters.intake import refuse_streams
 from edgefleet_converters.intake.input_spec import InputSpec
 from edgefleet_converters.step import Samples
 
@@ -54,23 +55,37 @@ def load_evaluation(
     if labels is not None:
         if found is not None:
             raise InputError(doing, f"labels in the data, and in {labels}", "give them once")
+        refuse_streams(labels, f"reading the labels {labels}")
         found = read_labels(labels, spec.labels)
-    if found is not None and len(found) != count(loaded.samples):
+    if found is not None and found.dtype.kind in "US" and found.ndim == 1:
+        found = numbered([str(label) for label in found.astype(str)], spec.labels, doing)
+    if found is not None and (found.ndim == 0 or len(found) != count(loaded.samples) or found.dtype.kind not in "iufb"):
         what = f"y is {found.dtype} {list(found.shape)}, expected integers [{count(loaded.samples)}]"
         raise InputError(doing, what, "give one label for each sample")
     return Evaluation(loaded.samples, found)
 
 
 def check_classes(labels: NDArray[np.generic], output: TensorSpec, doing: str) -> NDArray[np.int64]:
-    """Labels as class numbers of an output [1, classes]; raises InputError."""
+    """Labels as class numbers of an output [1, classes]; raises InputError. Truth values number two classes."""
     classes = output.shape[-1]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+    kinds = "iub" if classes == 2 else "iu"
+    if labels.dtype.kind not in kinds or labels.ndim != 1:
         found = f"y is {labels.dtype} {list(labels.shape)}, expected integers [{len(labels)}]"
-        raise InputError(doing, found, "store one class number for each sample")
+        if is_one_hot(labels, classes):
+            raise InputError(doing, f"{found}: it is one-hot", "store class numbers: y.argmax(axis=1)")
+        raise InputError(doing, found, "store one class number for each sample, as an integer")
     if labels.min() < 0 or labels.max() >= classes:
         found = f"y has labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}"
         raise InputError(doing, found, "number the classes as the model's output does")
     return labels.astype(np.int64)
+
+
+def is_one_hot(labels: NDArray[np.generic], classes: int) -> bool:
+    """Whether labels are rows [N, classes] with a single 1 among zeros."""
+    if labels.ndim != 2 or labels.shape[1] != classes or labels.dtype.kind not in "iufb":
+        return False
+    ones = labels == 1
+    return bool(((labels == 0) | ones).all() and (ones.sum(axis=1) == 1).all())
 
 
 _Loader = Callable[[str, Sequence[TensorSpec], InputSpec, str], Loaded]
@@ -96,4 +111,5 @@ def kind_of(place: str | Path) -> str:
 
 
 def _load(place: str | Path, inputs: Sequence[TensorSpec], spec: InputSpec, doing: str) -> Loaded:
+    refuse_streams(Path(place), doing)
     return LOADERS[kind_of(place)](str(place), inputs, spec, doing)

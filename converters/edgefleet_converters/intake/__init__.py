@@ -59,7 +59,15 @@ def kind_of(model: str) -> SourceKind:
 
 def read_source(model: str, work: Path, asked: Asked, progress: Progress) -> Source:
     """Read and check a model, and write its forms to `work`; raises an EdgefleetError."""
-    return _READERS[kind_of(model)](model, work, asked, progress)
+    kind = kind_of(model)
+    refuse_streams(Path(model), f"reading the model {model}")
+    return _READERS[kind](model, work, asked, progress)
+
+
+def refuse_streams(path: Path, doing: str) -> None:
+    """Raise InputError for a pipe, socket or device: reading one may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(doing, "it is neither a file nor a folder", "store it in a file")
 
 
 def _onnx(model: str, work: Path, asked: Asked, _progress: Progress) -> Source:

@@ -14,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from edgefleet.errors import EdgefleetError, InputError
 from edgefleet.package.manifest import DType, Preprocessing, TensorSpec
+from edgefleet_converters.intake import refuse_streams
 
-_KNOWN = "it may have labels, and for each input layout, colour, scale, mean, std, resize and dtype"
+_KNOWN = "it may have labels, and a table [inputs.NAME] with layout, colour, scale, mean, std, resize and dtype"
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 
 
@@ -110,6 +111,7 @@ def read_input_spec(path: Path, inputs: Sequence[TensorSpec]) -> InputSpec:
     Raises InputError.
     """
     doing = f"reading the input spec {path}"
+    refuse_streams(path, doing)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         if isinstance(content.get("labels"), str):

@@ -22,6 +22,10 @@ TIMEOUT_S = 900.0
 _ENVIRONMENT = environments.ENVIRONMENTS["keras"]
 
 
+_SIGNATURES = (b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")
+"""How a .keras file, a zip, and an HDF5 file begin."""
+
+
 class _Job(BaseModel):
     model: Path
     output: Path
@@ -37,6 +41,12 @@ class _Answer(BaseModel):
     refused: tuple[str, str] | None
 
 
+def _is_known(path: Path) -> bool:
+    """Whether it is worth an environment that takes minutes to make."""
+    with path.open("rb") as stream:
+        return stream.read(8).startswith(_SIGNATURES)
+
+
 def read_keras(
     model: str, work: Path, *, shapes: Shapes, dims: Mapping[str, int], trust: bool, progress: Progress
 ) -> Source:
@@ -48,6 +58,8 @@ def read_keras(
     path = Path(model)
     if not path.exists():
         raise InputError(doing, "No such file or directory", "check the path")
+    if path.is_file() and not _is_known(path):
+        raise InputError(doing, "neither a .keras nor an HDF5 file", "save it with model.save('model.keras')")
     if dims:
         found = f"--dim {next(iter(dims))}: axes of Keras models have no names"
         raise InputError(doing, found, "give the whole shape with --shape NAME=1,…")

@@ -98,9 +98,11 @@ def _raised(model: onnx.ModelProto, doing: str) -> onnx.ModelProto:
     """The model in an opset and format that every toolchain takes."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST_OPSET:
+        # Below 4 the converter takes an initializer that is no graph input for undefined.
+        model.ir_version = max(model.ir_version, OLDEST_IR)
         try:
             model = version_converter.convert_version(model, TARGET_OPSET)
-        except RuntimeError as error:
+        except (RuntimeError, version_converter.ConvertError) as error:
             first = str(error).strip().splitlines()[0]
             found = f"its opset is {opset} and onnx cannot raise it ({first})"
             raise UnsupportedError(doing, found, f"export it with opset {OLDEST_OPSET} or newer") from error

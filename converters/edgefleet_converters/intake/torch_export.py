@@ -67,7 +67,16 @@ def _fixed(model: Model, job: ExportJob, doing: str) -> Any:
     return _exported(model.module, *arguments(program, tensors), doing)
 
 
+def _row_major(tensor: Any) -> Any:
+    """The same numbers with the strides of a new tensor: devices feed such, and a program remembers its example's.
+
+    ExecuTorch takes an image with one channel and a view's strides for channels-last, and then fails when it runs.
+    """
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+
+
 def _exported(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None, doing: str) -> Any:
+    args, kwargs = pytree.tree_map_only(torch.Tensor, _row_major, (args, kwargs))
     try:
         return torch.export.export(module, args, kwargs)
     except Exception as error:

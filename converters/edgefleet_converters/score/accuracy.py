@@ -123,3 +123,12 @@ METRICS: Mapping[str, Counted | Weighted] = MappingProxyType(
     }
 )
 """Name → metric over one output and the labels."""
+
+GUESSES: Mapping[str, Callable[[int], float]] = MappingProxyType(
+    {
+        "top1": lambda classes: 1 / classes,
+        "top5": lambda classes: min(5 / classes, 1.0),
+        "auc": lambda _classes: 0.5,
+    }
+)
+"""Name → what guessing among so many classes gives; other metrics have no such number."""

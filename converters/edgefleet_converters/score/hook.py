@@ -49,12 +49,35 @@ class Compared(BaseModel):
     """None below 20 samples, or where the metric of a part of the samples is not defined."""
 
 
+class _Named(BaseModel):
+    """A function to look for, and the folder in which its module may lie."""
+
+    function: str
+    search: Path
+
+
+def check_hook(function: str) -> None:
+    """Raise InputError where there is no such function, or its module cannot be imported."""
+    job = _Named(function=function, search=Path.cwd())
+    try:
+        child.call("edgefleet_converters.score.hook:find_hook", job, _Named, timeout_s=TIMEOUT_S)
+    except child.ChildFailedError as error:
+        raise InputError(_doing(function), f"its module cannot be imported: {error}", "fix the module") from error
+
+
+def find_hook(text: str) -> _Named:
+    """The child's side of `check_hook`."""
+    job = _Named.model_validate_json(text)
+    _load(job, _doing(job.function))
+    return job
+
+
 def compare_hook(function: str, variant: Arrays, source: Arrays, labels: NDArray[np.generic]) -> Compared:
     """Run it on both; raises InputError for a function that cannot be called or gives no number for the source.
 
     Raises UnsupportedError when it fails on the outputs of the variant.
     """
-    doing = f"computing the metric {function}"
+    doing = _doing(function)
     with tempfile.TemporaryDirectory(prefix="edgefleet-metric-") as folder:
         work = Path(folder)
         np.savez(work / "variant.npz", allow_pickle=False, **variant)
@@ -76,7 +99,7 @@ def compare_hook(function: str, variant: Arrays, source: Arrays, labels: NDArray
 def run_hook(text: str) -> Compared:
     """The child's side: the metric of all samples, and of all but each of 20 groups."""
     job = HookJob.model_validate_json(text)
-    doing = f"computing the metric {job.function}"
+    doing = _doing(job.function)
     call = _load(job, doing)
     variant, source, labels = _read(job.variant), _read(job.source), _read(job.labels)["y"]
     try:
@@ -100,7 +123,11 @@ def run_hook(text: str) -> Compared:
     )
 
 
-def _load(job: HookJob, doing: str) -> Function:
+def _doing(function: str) -> str:
+    return f"computing the metric {function}"
+
+
+def _load(job: HookJob | _Named, doing: str) -> Function:
     module, _, name = job.function.partition(":")
     sys.path.insert(0, str(job.search))
     try:

@@ -138,6 +138,8 @@ def infer_sample(runner: Runner, artefact: Artefact, samples: Arrays, place: int
 
 def stored_input(array: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
     """An input as the file takes it."""
+    # A sample of rank 0 comes out of its stack as a number.
+    array = np.asarray(array)
     if spec.permutation is not None:
         array = np.ascontiguousarray(array.transpose(spec.permutation))
     border = spec.quantization

@@ -42,7 +42,7 @@ class _Open:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=folder,
-                env=python.variables,
+                env=python.variables(folder),
             )
 
     def __enter__(self) -> Self:

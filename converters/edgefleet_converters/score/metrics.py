@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgefleet.errors import InputError
 from edgefleet.package.manifest import Score
-from edgefleet_converters.score.accuracy import METRICS, Counted, Weighted, rows
+from edgefleet_converters.score.accuracy import GUESSES, METRICS, Counted, Weighted, rows
 from edgefleet_converters.score.arrays import Arrays
 from edgefleet_converters.score.faults import find_faults, largest_difference, tolerance
 from edgefleet_converters.score.hook import Compared, compare_hook
@@ -48,6 +48,8 @@ class Assessment:
     """Every output against the source's."""
     metric_output: str | None = None
     """The output that the metric is about; None: all of them."""
+    guess: float | None = None
+    """What guessing gives: a source that is no better has nothing to lose. None: nobody knows."""
 
 
 def assess(
@@ -82,16 +84,27 @@ def assess(
         peak_rss_bytes=variant.peak_rss_bytes,
     )
     faults = find_faults(variant.outputs, variant.repeated, source.outputs, tolerances)
-    return Assessment(score, tolerances, faults, noise, task.output)
+    return Assessment(score, tolerances, faults, noise, task.output, _guess(task, score, source.outputs))
+
+
+def _guess(task: Task, score: Score, outputs: Arrays) -> float | None:
+    """What the metric is for guesses; a function of the person's own, such as mAP, is taken to start at 0."""
+    if task.function is not None:
+        return 0.0 if score.higher_is_better else None
+    find = GUESSES.get(task.metric)
+    return find(rows(outputs[task.output][:1]).shape[1]) if find is not None and task.output is not None else None
 
 
 def check_source(source: Measured) -> None:
     """Raise InputError when the fp32 source's own outputs cannot be compared with: NaN, or not repeatable."""
     doing = "running the fp32 source on the evaluation data"
     for name, array in source.outputs.items():
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            bad = int(np.isnan(array).reshape(len(array), -1).any(axis=1).sum())
-            found = f"output {name!r} is NaN for {bad} of {len(array)} samples"
+        # Infinity may be meant, but not everywhere.
+        values = array.reshape(len(array), -1)
+        lost = np.isnan(values).any(axis=1) | ~np.isfinite(values).any(axis=1) if array.dtype.kind == "f" else None
+        if lost is not None and lost.any():
+            what = "NaN" if np.isnan(values).any() else "infinite"
+            found = f"output {name!r} is {what} for {int(lost.sum())} of {len(array)} samples"
             raise InputError(doing, found, "mend the model, or leave these samples out")
     tolerances = {name: tolerance(array, Precision.FP32) for name, array in source.outputs.items()}
     faults = find_faults(source.outputs, source.repeated, source.outputs, tolerances)
@@ -155,5 +168,6 @@ def _same(mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> NDArray[np.
     """For each sample whether both name the same class; outputs of integers must be equal."""
     if theirs.dtype.kind != "f":
         return np.asarray((mine == theirs).reshape(len(theirs), -1).all(axis=1))
-    finite = np.isfinite(mine.reshape(len(mine), -1)).all(axis=1)
-    return np.asarray((rows(mine).argmax(axis=1) == rows(theirs).argmax(axis=1)) & finite)
+    finite = np.isfinite(mine) | ~np.isfinite(theirs)
+    whole = finite.reshape(len(mine), -1).all(axis=1)
+    return np.asarray((rows(mine).argmax(axis=1) == rows(theirs).argmax(axis=1)) & whole)

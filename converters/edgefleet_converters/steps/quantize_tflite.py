@@ -20,6 +20,7 @@ from edgefleet_converters.conversion.tensors import Array
 from edgefleet_converters.step import Context, in_file_layout
 from edgefleet_converters.steps.tflite_layers import float_results, padded_by_value
 from edgefleet_converters.steps.tflite_ranges import find_ranges
+from edgefleet_converters.tflite.float_scores import float_scores
 from edgefleet_converters.tflite.islands import LEFT_FLOAT, close_islands, softmaxes_for_int8
 from edgefleet_converters.tflite.moments import float_moments
 from edgefleet_converters.tflite.requantize import fold_requantization
@@ -53,8 +54,8 @@ def quantize(
 
     `border` is what float inputs and outputs become; `ranges` (tensor name → smallest, largest) go before what the
     samples show; operators that return one of `kept_float` stay float. So do those that XNNPACK takes in float32 only,
-    and the moments of normalisations, except with int8 borders, and but for a SOFTMAX that is quicker in int8 all the
-    same.
+    the moments of normalisations and the scores of attention, except with int8 borders, and but for a SOFTMAX of int8
+    values that is quicker in int8 all the same.
     """
     inner, aside = set_aside(content)
     tool = _tool(content, inner, border, kept_float)
@@ -88,8 +89,8 @@ def _tool(content: bytes, inner: bytes, border: BorderType, kept_float: Collecti
     for result in softmaxes_for_int8(content):
         scope = f"^{re.escape(result)};$"
         tool.add_static_config(scope, qtyping.TFLOperationName.SOFTMAX, activation_num_bits=8, weight_num_bits=8)
-    moments = () if border == "int8" else float_moments(content)
-    kept = "|".join(map(re.escape, (*kept_float, *padded_by_value(content), *moments)))
+    parts = () if border == "int8" else (*float_moments(content), *float_scores(content))
+    kept = "|".join(map(re.escape, (*kept_float, *padded_by_value(content), *parts)))
     if kept:
         # The library knows an operator by the names of what it returns, each with a semicolon behind it.
         tool.update_quantization_recipe(f"(^|;)({kept});", _ALL, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
