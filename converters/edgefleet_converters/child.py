@@ -23,7 +23,7 @@ from typing import NoReturn, TypeVar
 from pydantic import BaseModel
 
 from edgefleet import errors
-from edgefleet.errors import EdgefleetError
+from edgefleet.errors import EdgefleetError, StorageError
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -37,6 +37,7 @@ _PRIVACY = {"ORT_DISABLE_TELEMETRY": "1"}
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 # What Python, C++ and the runtimes say when an allocation fails.
 _OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate", "out of memory")
+_DISK_FULL = "No space left on device"
 
 # For `stop_all`: the signal comes to the main thread, and the children are other threads'.
 _waited_for: weakref.WeakSet[subprocess.Popen[str]] = weakref.WeakSet()
@@ -154,7 +155,11 @@ def limit(pid: int, memory_bytes: int | None) -> None:
 
 
 def _explained(error: Exception, memory_bytes: int | None) -> Exception:
-    """The same error, with the limit where it was about memory."""
+    """The same error, with the limit where it was about memory; a full disk is nobody's but the disk's."""
+    if isinstance(error, ChildFailedError) and _DISK_FULL in str(error):
+        # Whatever was being made: the next run may well make it.
+        remedy = "free some space, or name another folder in TMPDIR"
+        return StorageError(f"working in {tempfile.gettempdir()}", _DISK_FULL, remedy)
     if memory_bytes is None or not isinstance(error, ChildFailedError):
         return error
     if not any(word in str(error) for word in _OUT_OF_MEMORY):

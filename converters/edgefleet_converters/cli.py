@@ -135,9 +135,10 @@ class _Display:
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         self._progress = Progress(
-            TextColumn("{task.description:<8}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=11)),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

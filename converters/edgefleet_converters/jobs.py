@@ -1,7 +1,7 @@
 """The work of a packaging run as jobs for any executor: a conversion, or a run over samples, kept in the result cache.
 
 Functions of a module with picklable arguments. A failure is an answer in one line, so that it costs one row of the
-report and not the run.
+report and not the run; but a full disk ends it, for it says nothing about the model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edgefleet.errors import EdgefleetError
+from edgefleet.errors import EdgefleetError, StorageError
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.cache import Cache, Entry
 from edgefleet_converters.cache_key import conversion_key, inference_key, sensitivity_key
@@ -30,6 +30,8 @@ def run_conversion(job: ConvertJob, cache: Cache | None) -> Artefact | str:
         return artefact.model_copy(update={"files": tuple(kept.files[str(name)] for name in artefact.files)})
     try:
         made = convert(job)
+    except StorageError:
+        raise
     except EdgefleetError as error:
         return str(error)
     if cache:
@@ -59,6 +61,8 @@ def run_sensitivity(job: SensitivityJob, cache: Cache | None, work: Path) -> Sen
         return Sensitivity.model_validate_json(kept.facts)
     try:
         found = find_sensitivity(job)
+    except StorageError:
+        raise
     except EdgefleetError as error:
         return str(error)
     if cache:

@@ -94,6 +94,9 @@ def wants_culprits(planned: PlannedVariant, tried: Sequence[Tried]) -> bool:
     """Whether the next rung is mixed precision, which needs to know the layers that cost the accuracy."""
     if not tried or _has_shipped(tried) or planned.precision is not Precision.INT8 or planned.runtime not in AT_ONCE:
         return False
+    # A microcontroller computes in integers throughout.
+    if planned.settings.micro:
+        return False
     return not next_attempts(planned, tried, None)
 
 
@@ -138,7 +141,7 @@ def _range_attempts(planned: PlannedVariant) -> Iterator[Attempt]:
 
 def _mixed_attempts(planned: PlannedVariant, tried: Sequence[Tried], culprits: Sensitivity) -> Iterator[Attempt]:
     """Ever more layers in float, with the ranges that did best without."""
-    if planned.precision is not Precision.INT8 or planned.runtime not in AT_ONCE:
+    if planned.precision is not Precision.INT8 or planned.runtime not in AT_ONCE or planned.settings.micro:
         return
     plain = best([one for one in tried if one.attempt.settings.float_tensors == planned.settings.float_tensors])
     before: tuple[str, ...] = planned.settings.float_tensors

@@ -5,7 +5,6 @@ Loads no toolchain into this process: conversions and inference run in child pro
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,11 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgefleet.errors import EdgefleetError, InputError
+from edgefleet.errors import EdgefleetError, InputError, StorageError
 from edgefleet.package.layout import write_package
-from edgefleet_converters import choose, data, gate, reporting
+from edgefleet_converters import admission, choose, data, gate, reporting
 from edgefleet_converters.analysis import Analysis, analyze, fits
 from edgefleet_converters.artefact import Form
 from edgefleet_converters.assembly import assemble
@@ -35,10 +33,9 @@ from edgefleet_converters.progress import Event, Progress, Stage, local_executor
 from edgefleet_converters.report.build import build_report
 from edgefleet_converters.report.model import PackageFacts, Report
 from edgefleet_converters.report.write import write_report
-from edgefleet_converters.score.hook import check_hook
 from edgefleet_converters.score.host import fingerprint
 from edgefleet_converters.score.latency_child import LatencyJob
-from edgefleet_converters.score.task import AUTO, choose_task
+from edgefleet_converters.score.task import AUTO
 from edgefleet_converters.step import Samples
 from edgefleet_converters.suitability import RULES
 from edgefleet_converters.timing import time_variants
@@ -46,9 +43,6 @@ from edgefleet_converters.trials import Bench, Climbed, climb_all
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile
 from edgefleet_device_profiles.roofline import widths
-
-# The version becomes the layout's reference name, so it must be what an OCI tag may be; names are as strict.
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +112,7 @@ def package(
     """
     notes = _Notes(progress)
     with ExitStack() as stack:
+        stack.push(partial(_translate, request.model))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgefleet-package-")))
         workers = executor or stack.enter_context(local_executor())
         inputs = _intake(request, work, notes, workers, cache)
@@ -133,6 +128,13 @@ def package(
     return PackageResult(request.folder, digest, report, folder, decisions)
 
 
+def _translate(model: str, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+    """Whatever the disk refuses on the way is one line too."""
+    if isinstance(error, OSError):
+        remedy = "free some space, or name another folder in TMPDIR"
+        raise StorageError(f"packaging {model}", error.strerror or str(error), remedy) from error
+
+
 def _withdraw(folder: Path, error: type[BaseException] | None, *_about: object) -> None:
     if error is not None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -141,13 +143,20 @@ def _withdraw(folder: Path, error: type[BaseException] | None, *_about: object) 
 def _intake(request: Request, work: Path, progress: Progress, executor: Executor, cache: Cache | None) -> _Inputs:
     """Read and check everything that the person gave, before any work is done on it."""
     progress(Event(Stage.INTAKE, request.model))
-    _check_request(request)
+    doing = f"packaging to {request.folder}"
+    if not request.profiles:
+        raise InputError(doing, "no device profile", "name at least one")
+    admission.check_names(request.name, request.version, doing)
+    admission.check_place(request.folder, doing)
     source = read_source(request.model, work, request.asked, progress)
     spec = read_input_spec(request.input_spec, source.inputs) if request.input_spec else InputSpec()
     calibration = data.load_calibration(request.calibration, source.inputs, spec)
     evaluation = data.load_evaluation(request.evaluation, source.inputs, spec, request.labels)
-    _check_labels(request, source, evaluation.labels)
-    for note in (*source.notes, *_data_notes(request, spec, calibration, evaluation.samples)):
+    labels = evaluation.labels
+    admission.check_labels(labels, source.outputs, request.metric, f"reading the evaluation data {request.evaluation}")
+    sets = {f"calibration data {request.calibration}": calibration}
+    sets[f"evaluation data {request.evaluation}"] = evaluation.samples
+    for note in (*source.notes, *admission.data_notes(sets, spec)):
         progress(Event(Stage.WARNING, note))
     files = (work / "calibration.npz", work / "samples.npz")
     np.savez(files[0], allow_pickle=False, **calibration)
@@ -158,10 +167,10 @@ def _intake(request: Request, work: Path, progress: Progress, executor: Executor
             name=request.name,
             source_digest=source.digest,
             preprocessing=spec.preprocessing(source.inputs),
-            labels=spec.labels,
+            labels=spec.labels or source.labels,
         ),
         profiles={profile.id: profile for profile in request.profiles},
-        labels=evaluation.labels,
+        labels=labels,
         metric=request.metric,
         calibration_file=files[0],
         samples_file=files[1],
@@ -173,45 +182,6 @@ def _intake(request: Request, work: Path, progress: Progress, executor: Executor
     )
     counts = (data.count(calibration), data.count(evaluation.samples))
     return _Inputs(bench, evaluation.samples, _analysis(source, progress), counts)
-
-
-def _check_request(request: Request) -> None:
-    doing = f"packaging to {request.folder}"
-    if not request.profiles:
-        raise InputError(doing, "no device profile", "name at least one")
-    for what, text in (("name", request.name), ("version", request.version)):
-        if not _TAG.fullmatch(text):
-            raise InputError(doing, f"{text!r} cannot be a {what}", "use letters, digits, '.', '_', '-'")
-    if request.folder.exists() and (not request.folder.is_dir() or any(request.folder.iterdir())):
-        raise InputError(doing, "something is already there", "name another folder, or remove this one first")
-
-
-def _check_labels(request: Request, source: Source, labels: NDArray[np.generic] | None) -> None:
-    """Raise InputError for labels that are not a classifier's, or that the metric cannot use, before any work."""
-    scores = source.outputs[0]
-    classified = scores.dtype.startswith("float") and len(scores.shape) == 2 and scores.shape[1] > 1
-    if labels is not None and classified and request.metric in (AUTO, "top1", "top5"):
-        numbers = labels.dtype.kind in "iu" or labels.ndim == 1
-        if numbers or data.is_one_hot(labels, scores.shape[1]):
-            data.check_classes(labels, scores, f"reading the evaluation data {request.evaluation}")
-    count = 1 if labels is None else len(labels)
-    shaped = {spec.name: np.broadcast_to(np.zeros((), spec.dtype), (count, *spec.shape)) for spec in source.outputs}
-    task = choose_task(request.metric, shaped, labels)
-    if task.function is not None:
-        check_hook(task.function)
-
-
-def _data_notes(request: Request, spec: InputSpec, calibration: Samples, evaluation: Samples) -> list[str]:
-    """What the person should know of the data; raises InputError where they cannot be right."""
-    notes = [
-        *data.check_normalisation(calibration, spec, f"checking the calibration data {request.calibration}"),
-        *data.check_normalisation(evaluation, spec, f"checking the evaluation data {request.evaluation}"),
-    ]
-    if data.count(calibration) < data.FEWEST_CALIBRATION_SAMPLES:
-        notes.append(f"only {data.count(calibration)} calibration samples; int8 ranges from fewer than 32 are guesses")
-    if shared := data.overlap(calibration, evaluation):
-        notes.append(f"{shared} evaluation samples are calibration samples too: the accuracy is not of unseen data")
-    return notes
 
 
 def _analysis(source: Source, progress: Progress) -> Analysis | None:

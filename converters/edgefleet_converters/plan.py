@@ -93,9 +93,9 @@ def _refusal(
     """Why no variant is made for this pair, or None."""
     recipe = RECIPES.get((allowed.name, precision))
     if recipe is None:
-        return f"no recipe makes {allowed.name} {precision}"
+        return "no recipe makes it"
     if not set(recipe.steps) & set(forms):
-        return f"{allowed.name} {precision} starts from {' or '.join(recipe.steps)}, the model is {' and '.join(forms)}"
+        return f"it starts from {' or '.join(recipe.steps)}, the model is {' and '.join(forms)}"
     return unfit(profile, allowed, precision)
 
 

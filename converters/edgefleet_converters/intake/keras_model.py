@@ -5,6 +5,7 @@ TensorFlow never shares ours. Python code that a file carries is not run, unless
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,8 +23,7 @@ TIMEOUT_S = 900.0
 _ENVIRONMENT = environments.ENVIRONMENTS["keras"]
 
 
-_SIGNATURES = (b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")
-"""How a .keras file, a zip, and an HDF5 file begin."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 class _Job(BaseModel):
@@ -42,9 +42,11 @@ class _Answer(BaseModel):
 
 
 def _is_known(path: Path) -> bool:
-    """Whether it is worth an environment that takes minutes to make."""
+    """Whether it is a zip or HDF5, and so worth an environment that takes minutes to make."""
+    if zipfile.is_zipfile(path):
+        return True
     with path.open("rb") as stream:
-        return stream.read(8).startswith(_SIGNATURES)
+        return stream.read(len(_HDF5)) == _HDF5
 
 
 def read_keras(

@@ -45,7 +45,8 @@ def run_job(text: str) -> Sensitivity:
     with np.load(job.samples, allow_pickle=False) as stored:
         samples = {spec.name: stored[spec.name][: job.most_samples] for spec in job.source.inputs}
     feeds = [
-        {name: array[place] for name, array in samples.items()} for place in range(len(next(iter(samples.values()))))
+        {name: np.asarray(array[place]) for name, array in samples.items()}
+        for place in range(len(next(iter(samples.values()))))
     ]
     return rank(model, feeds, most_layers=job.most_layers, budget_s=job.budget_s)
 

@@ -81,7 +81,6 @@ def assess(
         samples=len(next(iter(source.outputs.values()))),
         runtime_version=variant.runtime_version,
         max_abs_difference=max(apart),
-        peak_rss_bytes=variant.peak_rss_bytes,
     )
     faults = find_faults(variant.outputs, variant.repeated, source.outputs, tolerances)
     return Assessment(score, tolerances, faults, noise, task.output, _guess(task, score, source.outputs))
