@@ -185,7 +185,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="pairs of runs of which the median counts")
     parser.add_argument("--skip", choices=("time", "memory"), help="leave one of the two out")
     given = parser.parse_args()
-    report: dict[str, Any] = {"processors": os.cpu_count(), "jobs": JOBS}
+    report: dict[str, Any] = {"processors": os.cpu_count(), "jobs": JOBS, "load": os.getloadavg()[0]}
+    print(f"{report['processors']} processors, on which {report['load']:.1f} others wanted to run before\n")
     within = True
     with tempfile.TemporaryDirectory(prefix="edgefleet-benchmark-") as text:
         work = Path(text)

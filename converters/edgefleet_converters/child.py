@@ -199,7 +199,10 @@ def main(function: str, answer: Path) -> None:
         first = (str(error).strip().splitlines() or [""])[0]
         found = f"{type(error).__name__}: {first}"
         outcome = _Outcome(failure=_Failure(kind="", doing="", found=found, remedy=""))
-    answer.write_text(outcome.model_dump_json(), encoding="utf-8")
+    # Whole or not at all: whoever is killed while it writes has left no answer.
+    part = answer.with_suffix(".part")
+    part.write_text(outcome.model_dump_json(), encoding="utf-8")
+    part.rename(answer)
 
 
 def _leave() -> NoReturn:

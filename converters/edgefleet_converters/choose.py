@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from packaging.specifiers import SpecifierSet
+
 from edgefleet.errors import GateError
-from edgefleet_device_profiles.profile import Budget, Precision, Profile, Runtime
+from edgefleet_device_profiles.profile import AllowedRuntime, Budget, Precision, Profile, Runtime
 
 MIB_BYTES = 2**20
 FLOATS = (Precision.FP32, Precision.FP16)
@@ -70,6 +72,8 @@ class Candidate:
     loss: float | None = None
     memory_bytes: int | None = None
     timing: Timing | None = None
+    versions: str | None = None
+    """Range of runtime versions that may open it; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def choose(
                 for candidate in candidates
                 if candidate.runtime is allowed.name and profile.id in candidate.profiles
             ]
-            decisions += _decide(_Group(profile, allowed.choices, objective), group)
+            decisions += _decide(_Group(profile, allowed, objective), group)
     return tuple(decisions)
 
 
@@ -135,7 +139,7 @@ class _Group:
     """One (profile, runtime): where dominance and ranks are judged."""
 
     profile: Profile
-    choices: tuple[Precision, ...]
+    allowed: AllowedRuntime
     objective: Objective
 
 
@@ -146,6 +150,9 @@ def _decide(group: _Group, candidates: Sequence[Candidate]) -> list[Decision]:
     for candidate in candidates:
         if candidate.refusal is not None:
             fates[candidate.name] = (Fate.REFUSED, candidate.refusal)
+        elif candidate.versions is not None and not _meet(candidate.versions, group.allowed.version):
+            found = f"it needs {candidate.runtime} {candidate.versions}, and the profile has {group.allowed.version}"
+            fates[candidate.name] = (Fate.REFUSED, found)
         elif broken := _over_budget(candidate, group.profile):
             fates[candidate.name] = (Fate.OVER_BUDGET, broken)
         else:
@@ -160,6 +167,14 @@ def _decide(group: _Group, candidates: Sequence[Candidate]) -> list[Decision]:
     rest = [found for found in candidates if fates[found.name][0] is not Fate.KEPT]
     places: Mapping[str, int] = {found.name: place for place, found in enumerate(ranked, start=1)}
     return [_decision(group, found, *fates[found.name], places.get(found.name), why) for found in (*ranked, *rest)]
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether a version can be in both ranges: one that either names, one just behind it, or one beyond all."""
+    ranges = SpecifierSet(one) & SpecifierSet(other)
+    named = [specifier.version.removesuffix(".*") for specifier in ranges]
+    tried = [*named, *(f"{version}.0.0.1" for version in named), "99999"]
+    return any(ranges.contains(version, prereleases=True) for version in tried)
 
 
 def _decision(group: _Group, found: Candidate, fate: Fate, reason: str, rank: int | None, why: str) -> Decision:
@@ -266,7 +281,7 @@ def _order(group: _Group, *, timed: bool) -> tuple[_Order, str]:
     profile, objective = group.profile, group.objective
 
     def listed(found: Candidate) -> tuple[float, ...]:
-        places = group.choices
+        places = group.allowed.choices
         return (places.index(found.precision) if found.precision in places else len(places), *tie(found))
 
     def tie(found: Candidate) -> tuple[float, float]:

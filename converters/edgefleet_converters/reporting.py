@@ -28,6 +28,7 @@ from edgefleet_converters.report.model import (
     VariantFacts,
 )
 from edgefleet_converters.score.metrics import Assessment
+from edgefleet_converters.score.versions import runtime_range
 from edgefleet_converters.trials import Bench, Climb, Climbed, Trial
 
 Latencies = Mapping[str, Latency | str]
@@ -53,7 +54,15 @@ def _candidate(climb: Climb, latency: Latency | str | None, memory_bytes: Mappin
         loss=kept.tried.loss,
         memory_bytes=memory_bytes.get(planned.name),
         timing=timing,
+        versions=_versions(climb),
     )
+
+
+def _versions(climb: Climb) -> str | None:
+    measured, artefact = climb.kept.measured, climb.kept.artefact
+    if measured is None or artefact is None:
+        return None
+    return runtime_range(climb.planned.runtime, artefact, measured.runtime_version)
 
 
 def reason(climb: Climb) -> str:

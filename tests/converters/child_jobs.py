@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -53,4 +56,25 @@ def stumble(_text: str) -> Number:
 def import_telemetry(_text: str) -> Number:
     import openvino_telemetry  # type: ignore[import-untyped] # noqa: F401, PLC0415
 
+    return Number(value=1)
+
+
+def leave_session(_text: str) -> Number:
+    """How many session files ONNX Runtime leaves where it would report from."""
+    import onnxruntime  # noqa: F401, PLC0415 - in this process
+
+    return Number(value=len(list(Path(tempfile.gettempdir()).glob(".ses"))))
+
+
+def fill(_text: str) -> Number:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def cut_off(_text: str) -> Number:
+    def half(path: Path, text: str, **_options: object) -> int:
+        path.write_bytes(text.encode()[:5])
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 5
+
+    Path.write_text = half  # type: ignore[assignment,method-assign] # in this process, which ends
     return Number(value=1)

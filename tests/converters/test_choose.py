@@ -313,3 +313,24 @@ def test_explain_says_every_runtime_and_every_variant_with_its_reason() -> None:
     )
     assert "    -   litert-int8-dynamic  refused: top-1 is 0.3 below fp32" in lines
     assert sum("nothing was planned" in line for line in lines) == len(PI.runtimes) - 1
+
+
+@pytest.mark.parametrize(
+    ("device", "file", "usable"),
+    [
+        (">=0.2.14,<1", ">=0.1.14", True),
+        (">=0.2.14,<1", ">=0.2.17", True),
+        ("==0.2.14", ">=0.2.17", False),
+        (">=1.20,<1.25", ">=1.31", False),
+        (">1.31,<2", ">=1.31", True),
+        ("==1.*", ">=1.31", True),
+        (">=99", ">=1.31", True),
+    ],
+)
+def test_a_file_that_no_version_on_the_device_can_open_is_refused(device: str, file: str, usable: bool) -> None:
+    allowed = tuple(one.model_copy(update={"version": device}) for one in PI.runtimes if one.name is Runtime.LITERT)
+    profile = PI.model_copy(update={"runtimes": allowed})
+    (found,) = choose([_candidate("int8", 100, 0.0, versions=file)], (profile,))
+    assert (found.fate is Fate.KEPT) is usable
+    if not usable:
+        assert found.reason == f"it needs litert {file}, and the profile has {device}"

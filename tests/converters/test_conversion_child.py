@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from converters.child_jobs import Number
-from edgefleet.errors import MissingExtraError, UnsupportedError
-from edgefleet_converters.child import ChildFailedError, call
+from edgefleet.errors import MissingExtraError, StorageError, UnsupportedError
+from edgefleet_converters.child import ChildFailedError, call, own_interpreter
 
 
 def run(name: str, timeout_s: float = 60.0) -> Number:
@@ -42,6 +44,23 @@ def test_a_failure_is_one_line(name: str, text: str) -> None:
 def test_a_child_that_hangs_is_ended() -> None:
     with pytest.raises(ChildFailedError, match=r"did not finish in 1 s"):
         run("hang", timeout_s=1.0)
+
+
+def test_onnx_runtime_is_told_not_to_report_and_temporary_files_go_with_the_job(tmp_path: Path) -> None:
+    variables = own_interpreter("json").variables(tmp_path)
+    assert variables["ORT_DISABLE_TELEMETRY"] == "1"
+    assert variables["TMPDIR"] == str(tmp_path)
+    assert run("leave_session") == Number(value=0)
+
+
+def test_a_full_disk_is_no_finding_about_the_model() -> None:
+    with pytest.raises(StorageError, match="No space left on device; free some space"):
+        run("fill")
+
+
+def test_an_answer_that_was_cut_off_is_none() -> None:
+    with pytest.raises(ChildFailedError, match="it was killed by SIGKILL"):
+        run("cut_off")
 
 
 def test_the_toolchains_cannot_load_their_telemetry() -> None:

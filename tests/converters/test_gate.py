@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.scored import assessment
+from edgefleet.errors import InputError
 from edgefleet_converters import gate
 from edgefleet_converters.gate import Limits, Status
 from edgefleet_converters.score.sqnr import OutputNoise, SliceNoise
@@ -112,3 +115,16 @@ def test_a_wider_limit_never_makes_a_verdict_worse(
     strict = gate.judge(found, Limits(max_drop=narrow))
     loose = gate.judge(found, Limits(max_drop=narrow + more))
     assert order.index(loose.status) <= order.index(strict.status)
+
+
+@pytest.mark.parametrize(("value", "status"), [(0.0, Status.UNPROVEN), (0.5, Status.UNPROVEN), (0.6, Status.PASSED)])
+def test_a_source_that_only_guesses_has_nothing_to_lose(value: float, status: Status) -> None:
+    verdict = gate.judge(replace(assessment(value, value, upper=0.0), guess=0.5), LIMITS)
+    assert verdict.status is status
+    assert ("no better than guessing" in verdict.reason) is (status is Status.UNPROVEN)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -0.1])
+def test_a_limit_is_a_number_that_something_can_be_held_against(number: float) -> None:
+    with pytest.raises(InputError, match="reading --max-drop"):
+        Limits(max_drop=number)

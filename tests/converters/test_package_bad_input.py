@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from converters.onnx_models import build
-from converters.packaged import Packaged
-from edgefleet.errors import EdgefleetError, GateError, InputError
+from converters.packaged import Packaged, one_runtime
+from edgefleet.errors import EdgefleetError, GateError, InputError, StorageError
 from edgefleet_converters.cli import app
 from edgefleet_converters.packaging import package
 from edgefleet_demo import digits
 from edgefleet_device_profiles import catalogue
+from edgefleet_device_profiles.profile import Precision, Runtime
 
 X = np.zeros((40, 1, 8, 8), np.float32)
 Y = np.zeros(40, np.int64)
@@ -85,7 +87,11 @@ def test_a_model_that_answers_differently_each_time_is_refused(packaged: Package
         helper.make_node("RandomNormalLike", ["x"], ["e"], name="noise"),
         helper.make_node("Flatten", ["e"], ["y"]),
     ]
-    request = packaged.again(model=str(_model(tmp_path, build(nodes, (1, 1, 8, 8)))), folder=tmp_path / "out")
+    request = packaged.again(
+        model=str(_model(tmp_path, build(nodes, (1, 1, 8, 8)))),
+        profiles=(one_runtime(Runtime.ONNXRUNTIME, Precision.FP32),),
+        folder=tmp_path / "out",
+    )
     with pytest.raises(InputError, match=r"the same input twice differs by .* take the random operators out"):
         package(request)
 
@@ -124,6 +130,14 @@ EVALUATION: dict[str, tuple[Mapping[str, NDArray[np.generic]], str]] = {
     "labels of another kind": ({"x": X, "y": Y[:, np.newaxis]}, "y is int64 [40, 1], expected integers [40]"),
     "labels": ({"x": X, "y": Y + 10}, "y has labels from 10 to 10, expected 0 to 9"),
     "nan": ({"x": NAN, "y": Y}, "NaN or infinite values in 1 of 40 samples"),
+    "one label": ({"x": X, "y": Y[0]}, "y is int64 [], expected integers [40]"),
+    "one-hot": (
+        {"x": X, "y": np.eye(10, dtype=np.float32)[Y]},
+        "y is float32 [40, 10], expected integers [40]: it is one-hot; store class numbers: y.argmax(axis=1)",
+    ),
+    "floats": ({"x": X, "y": Y.astype(np.float32)}, "y is float32 [40], expected integers [40]"),
+    "names": ({"x": X, "y": np.array(["cat"] * 40)}, "'cat' is neither a number nor one of the labels (none)"),
+    "dates": ({"x": X, "y": Y.astype("datetime64[D]")}, "y is datetime64[D] [40], expected integers [40]"),
 }
 
 
@@ -167,14 +181,45 @@ def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_the_command_prints_the_table_and_warns_of_few_samples(packaged: Packaged, tmp_path: Path) -> None:
-    """The whole command with one profile and 20 calibration images."""
-    with np.load(packaged.request.calibration) as archive:
-        np.savez(tmp_path / "cal.npz", x=archive["x"][:20])
-    paths = {"calibration": tmp_path / "cal.npz", "evaluation": Path(packaged.request.evaluation)}
-    result = invoke(tmp_path, "--max-drop", "0.05", **paths)
-    assert result.exit_code == 0, result.exception
-    assert "only 20 calibration samples" in result.stderr
-    for text in ("litert-int8", "onnxruntime-int8", "openvino-int8", "ships", "digest   sha256:"):
-        assert text in result.stdout
-    assert (tmp_path / "out" / "index.json").exists()
+OPTIONS: dict[str, tuple[tuple[str, str], str]] = {
+    "name": (("--name", "../digits"), "'../digits' cannot be a name"),
+    "no name": (("--name", ""), "'' cannot be a name"),
+    "limit": (("--max-drop", "nan"), "reading --max-drop: nan is no limit"),
+    "noise": (("--min-sqnr", "inf"), "reading --min-sqnr: inf is no limit"),
+    "metric": (("--metric", "f1"), "there is no metric 'f1'"),
+    "function": (("--metric", "map=nowhere:score"), "No module named 'nowhere'"),
+    "explanation": (("--explain", "intel-nuc"), "'intel-nuc' is not packaged for"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_are_refused_before_any_work(tmp_path: Path, case: str) -> None:
+    """No limit lets everything through: nothing is less than NaN."""
+    given, reason = OPTIONS[case]
+    assert reason in refusal(invoke(tmp_path, *given), InputError, tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.onnx")
+    text = refusal(invoke(tmp_path, model=tmp_path / "model.onnx"), InputError, tmp_path)
+    assert "it is neither a file nor a folder" in text
+    os.mkfifo(tmp_path / "cal.npz")
+    text = refusal(invoke(tmp_path, calibration=tmp_path / "cal.npz"), InputError, tmp_path)
+    assert "it is neither a file nor a folder" in text
+
+
+def test_a_place_that_cannot_hold_the_package_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "file").touch()
+    (tmp_path / "taken.report").touch()
+    places: dict[str, tuple[type[EdgefleetError], str]] = {
+        "link": (InputError, "something is already there"),
+        "file/out": (StorageError, "Not a directory"),
+        "n" * 300: (StorageError, "File name too long"),
+        "taken": (InputError, "taken.report is in the way of the report"),
+    }
+    for place, (kind, reason) in places.items():
+        text = refusal(invoke(tmp_path, "-o", str(tmp_path / place)), kind, tmp_path)
+        assert reason in text
+    assert list((tmp_path / "there").iterdir()) == []

@@ -13,11 +13,11 @@ from edgefleet_converters.tflite.float_graph import FloatGraph, FloatOperator, f
 from edgefleet_converters.tflite.islands import LEFT_FLOAT
 
 _CHOOSING = ("SELECT", "SELECT_V2")
-# None of these is quicker in int8; and a mask is wrong at every number that int8 rounds across a threshold.
+# A mask that is told by a threshold is wrong wherever int8 rounds a number across it.
 _ENDS = ("LOG_SOFTMAX", "SOFTMAX", "EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL")
-# What scores and masks go through on their way: elementwise, or moving numbers only.
-_CARRYING = (
-    *("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "NEG", "SUB", "TANH", *_CHOOSING),
+# What scores and masks go through on their way.
+_COMPUTING = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "NEG", "SUB", "TANH", *_CHOOSING)
+_MOVING = (
     *("BROADCAST_TO", "CONCATENATION", "EXPAND_DIMS", "RESHAPE", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TRANSPOSE"),
 )
 
@@ -41,14 +41,16 @@ def _scores(graph: FloatGraph) -> list[int]:
     for operator in reversed(graph.operators):
         readers = graph.readers.get(operator.result, [])
         serves = bool(readers) and all(reader.result in carried for reader in readers)
-        if operator.name in _ENDS or (operator.name in _CARRYING and serves):
+        if operator.name in _ENDS or (operator.name in (*_COMPUTING, *_MOVING) and serves):
             carried.add(operator.result)
-    kept: dict[int, None] = {}
+    # Result → whether anything was computed on the way to it.
+    kept: dict[int, bool] = {}
     for operator in graph.operators:
+        computed = operator.name in _COMPUTING or any(kept.get(tensor, False) for tensor in operator.inputs)
         # A SOFTMAX of plain scores may be quicker in int8, and as exact.
-        plain = operator.name == "SOFTMAX" and operator.inputs[0] not in kept
-        if operator.result in carried and not plain and any(_is_kept(graph, at, kept) for at in operator.inputs):
-            kept[operator.result] = None
+        wanted = operator.result in carried and (computed or operator.name != "SOFTMAX")
+        if wanted and any(_is_kept(graph, tensor, kept) for tensor in operator.inputs):
+            kept[operator.result] = computed
     return list(kept)
 
 
