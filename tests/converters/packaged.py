@@ -11,7 +11,7 @@ from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.packaging import PackageResult, Request
 from edgefleet_converters.progress import Event
 from edgefleet_device_profiles import catalogue
-from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
+from edgefleet_device_profiles.profile import Precision, Profile, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,10 @@ class Packaged:
 
 def one_runtime(runtime: Runtime, *precisions: Precision) -> Profile:
     """A small computer with that runtime alone: few variants, and so a fast run."""
-    allowed = AllowedRuntime(name=runtime, version=">=0.2", precisions=precisions, reason="a test")
-    return catalogue.load("intel-nuc").model_copy(update={"id": "one-runtime", "runtimes": (allowed,)})
+    board = catalogue.load("intel-nuc")
+    (allowed,) = (allowed for allowed in board.runtimes if allowed.name is runtime)
+    allowed = allowed.model_copy(update={"precisions": precisions})
+    return board.model_copy(update={"id": "one-runtime", "runtimes": (allowed,)})
 
 
 def variant(packaged: Packaged, name: str) -> tuple[Package, Manifest, VariantSpec]:

@@ -284,3 +284,10 @@ def test_the_golden_tolerance_is_a_share_of_each_outputs_own_range(precision: Pr
 def test_the_table_names_every_metric() -> None:
     assert set(METRICS) == {"top1", "top5", "auc", "rmse", "mae", "r2"}
     assert [name for name, metric in METRICS.items() if isinstance(metric, Counted)] == ["top1", "top5"]
+
+
+def test_a_source_that_names_one_class_for_every_sample_is_judged_by_its_signal() -> None:
+    """Agreement with it is 100 % for any file at all."""
+    same = {"out": np.repeat(ROWS[:1], 4, axis=0)}
+    assert choose_task("auto", same, None) == Task("sqnr")
+    assert choose_task("auto", {"out": ROWS}, None) == Task("agreement", "out")

@@ -60,11 +60,11 @@ def read_keras(
     path = Path(model)
     if not path.exists():
         raise InputError(doing, "No such file or directory", "check the path")
-    if path.is_file() and not _is_known(path):
-        raise InputError(doing, "neither a .keras nor an HDF5 file", "save it with model.save('model.keras')")
     if dims:
         found = f"--dim {next(iter(dims))}: axes of Keras models have no names"
         raise InputError(doing, found, "give the whole shape with --shape NAME=1,…")
+    if path.is_file() and not _is_known(path):
+        raise InputError(doing, "neither a .keras nor an HDF5 file", "save it with model.save('model.keras')")
     output = work / "from-keras.onnx"
     job = _Job(model=path.resolve(), output=output, shapes=dict(shapes), trust=trust)
     try:

@@ -39,7 +39,8 @@ def choose_task(wanted: str, outputs: Arrays, labels: NDArray[np.generic] | None
 
     `outputs` are the fp32 source's, [N, *shape]. Automatically: integer labels of a classifier ask for top-1 (AUC
     where it has one output), other labels for the root mean squared error; without labels a classifier must agree
-    with its source, anything else keep its signal. Raises InputError.
+    with its source, anything else (and a source that names one class for all samples) keep its signal.
+    Raises InputError.
     """
     if ":" in wanted:
         return _own(wanted, labels)
@@ -61,6 +62,11 @@ def choose_task(wanted: str, outputs: Arrays, labels: NDArray[np.generic] | None
 def classes_output(outputs: Arrays) -> str | None:
     """The first output that is one row of class scores for each sample, [N, 1, C] with C of at least 2."""
     return next((name for name, array in outputs.items() if array.dtype.kind == "f" and _classes(array) >= 2), None)
+
+
+def _varies(array: NDArray[np.generic]) -> bool:
+    """Whether the samples are not all of one class."""
+    return len(np.unique(array.reshape(len(array), -1).argmax(axis=1))) > 1
 
 
 def _classes(array: NDArray[np.generic]) -> int:
@@ -88,7 +94,9 @@ def _own(wanted: str, labels: NDArray[np.generic] | None) -> Task:
 def _automatic(outputs: Arrays, labels: NDArray[np.generic] | None) -> str:
     if labels is None:
         floats = any(array.dtype.kind == "f" for array in outputs.values())
-        return AGREEMENT if classes_output(outputs) or not floats else SQNR
+        classes = classes_output(outputs)
+        # To agree with a source that always says the same proves nothing.
+        return AGREEMENT if (classes and _varies(outputs[classes])) or not floats else SQNR
     if labels.dtype.kind not in "iub" or labels.size != len(labels):
         return "rmse"
     if classes_output(outputs):
