@@ -5,6 +5,7 @@ Loads no toolchain into this process: conversions and inference run in child pro
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -42,7 +43,9 @@ from edgefleet_converters.timing import time_variants
 from edgefleet_converters.trials import Bench, Climbed, climb_all
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile
-from edgefleet_device_profiles.roofline import widths
+
+
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,8 @@ def package(
 
 
 def _translate(model: str, _kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-    """Whatever the disk refuses on the way is one line too."""
-    if isinstance(error, OSError):
+    """What the disk refuses on the way is one line too."""
+    if isinstance(error, OSError) and error.errno in _DISK:
         remedy = "free some space, or name another folder in TMPDIR"
         raise StorageError(f"packaging {model}", error.strerror or str(error), remedy) from error
 
@@ -233,25 +236,12 @@ def _choose(
     request: Request, inputs: _Inputs, climbed: Climbed, latencies: reporting.Latencies
 ) -> tuple[choose.Decision, ...]:
     """What ships for whom; raises GateError when a profile is left with nothing."""
-    offered = reporting.candidates(climbed.climbs, latencies, _memory_bytes(request, inputs.analysis, climbed))
+    offered = reporting.candidates(
+        climbed.climbs, latencies, reporting.memory_bytes(request.profiles, inputs.analysis, climbed)
+    )
     decisions = choose.choose(offered, request.profiles, request.objective)
     choose.require_cover(decisions, request.profiles)
     return decisions
-
-
-def _memory_bytes(request: Request, analysis: Analysis | None, climbed: Climbed) -> dict[str, int]:
-    """Calculated memory of each variant where it needs most: its files, and the activations alive at once."""
-    if analysis is None:
-        return {}
-    profiles = {profile.id: profile for profile in request.profiles}
-    return {
-        climb.planned.name: climb.kept.tried.size_bytes
-        + max(
-            analysis.activation_bytes(widths(profiles[name], climb.planned.precision))
-            for name in climb.planned.profiles
-        )
-        for climb in climbed.climbs
-    }
 
 
 def _write(request: Request, inputs: _Inputs, climbed: Climbed, decisions: Sequence[choose.Decision]) -> str:

@@ -30,6 +30,8 @@ from edgefleet_converters.report.model import (
 from edgefleet_converters.score.metrics import Assessment
 from edgefleet_converters.score.versions import runtime_range
 from edgefleet_converters.trials import Bench, Climb, Climbed, Trial
+from edgefleet_device_profiles.profile import Profile
+from edgefleet_device_profiles.roofline import widths
 
 Latencies = Mapping[str, Latency | str]
 
@@ -56,6 +58,20 @@ def _candidate(climb: Climb, latency: Latency | str | None, memory_bytes: Mappin
         timing=timing,
         versions=_versions(climb),
     )
+
+
+def memory_bytes(profiles: Sequence[Profile], analysis: Analysis | None, climbed: Climbed) -> dict[str, int]:
+    """Calculated memory of each variant where it needs most: its files, and the activations alive at once."""
+    if analysis is None:
+        return {}
+    known = {profile.id: profile for profile in profiles}
+    return {
+        climb.planned.name: climb.kept.tried.size_bytes
+        + max(
+            analysis.activation_bytes(widths(known[name], climb.planned.precision)) for name in climb.planned.profiles
+        )
+        for climb in climbed.climbs
+    }
 
 
 def _versions(climb: Climb) -> str | None:

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from attention_graphs import LOWEST, SWAPPED, Sizes, finished, heads_of, language, number, without_nan
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from conformance_graphs.building import Building
 from conformance_graphs.judge import inputs_of, reference_session, run, stored
 from conformance_graphs.sequences import bert
+from converters.attention_graphs import LOWEST, SWAPPED, Sizes, finished, heads_of, language, number, without_nan
 from edgefleet_converters.conversion.quantizing import BorderType
 from edgefleet_converters.steps.quantize_tflite import quantize
 from edgefleet_converters.tflite import Lowered, lower
