@@ -44,7 +44,6 @@ from edgefleet_converters.trials import Bench, Climbed, climb_all
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile
 
-
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG})
 
 

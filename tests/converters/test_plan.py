@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgefleet.errors import UnsupportedError
 from edgefleet_converters.artefact import Form
 from edgefleet_converters.plan import make_plan
+from edgefleet_converters.recipes import RECIPES
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
 
@@ -75,3 +78,43 @@ def test_a_limit_of_the_device_is_a_refused_pair_and_all_of_them_an_error() -> N
     assert [pair.reason for pair in plan.refused] == ["14 MB, 8 MB are free"]
     with pytest.raises(UnsupportedError, match=r"planning for small: litert int8: too large; litert fp16: too large"):
         make_plan([small], [Form.ONNX], lambda *_: "too large")
+
+
+@st.composite
+def boards(draw: st.DrawFn) -> list[Profile]:
+    """Devices with any runtimes and any precisions of theirs."""
+    found = []
+    for place in range(draw(st.integers(1, 3))):
+        runtimes = draw(st.lists(st.sampled_from(Runtime), min_size=1, max_size=4, unique=True))
+        allowed = tuple(
+            AllowedRuntime(
+                name=runtime,
+                version=">=1",
+                precisions=tuple(draw(st.lists(st.sampled_from(Precision), min_size=1, unique=True))),
+                reason="because",
+            )
+            for runtime in runtimes
+        )
+        board = profile(f"board-{place}", draw(st.sampled_from(("amd64", "arm64", "arm"))))
+        found.append(board.model_copy(update={"runtimes": allowed}))
+    return found
+
+
+@given(boards(), st.sets(st.sampled_from(Form), min_size=1))
+def test_every_wish_is_planned_once_or_refused_with_a_reason(wishes: list[Profile], forms: set[Form]) -> None:
+    pairs = [(board.id, one.name, kind) for board in wishes for one in board.runtimes for kind in one.choices]
+    made_of = {pair: set(recipe.steps) for pair, recipe in RECIPES.items()}
+    served = {board for board, runtime, kind in pairs if made_of.get((runtime, kind), set()) & forms}
+    empty = [board.id for board in wishes if board.id not in served]
+    if empty:
+        with pytest.raises(UnsupportedError, match=f"planning for {empty[0]}: "):
+            make_plan(wishes, forms)
+        return
+    plan = make_plan(wishes, forms)
+    planned = [(name, made.runtime, made.precision) for made in plan.variants for name in made.profiles]
+    refused = [(pair.profile, pair.runtime, pair.precision) for pair in plan.refused]
+    assert sorted([*planned, *refused]) == sorted(pairs)
+    assert all(pair.reason for pair in plan.refused)
+    assert len({made.name for made in plan.variants}) == len(plan.variants)
+    assert all(set(made.recipe.steps) & forms for made in plan.variants)
+    assert plan == make_plan(wishes, forms)
