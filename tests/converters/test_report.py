@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -236,6 +236,8 @@ _NUMBERS = st.floats(-1e6, 1e6).filter(lambda value: value == 0 or abs(value) > 
     st.lists(_NUMBERS, max_size=2),
     st.booleans(),
 )
+@example([(5e-324, 0.0, False, False)], [], False)
+@example([(1e-308, 1.0, True, True), (1e-300, 2.0, True, False)], [1.5], True)
 def test_any_values_are_drawn_inside_the_plot(
     values: list[tuple[float, float, bool, bool]], levels: list[float], higher_is_better: bool
 ) -> None:

@@ -109,10 +109,16 @@ class _Scale:
         return (y - self.low) / (self.high - self.low) < 0
 
 
+_LEAST_STEP = 1e-290
+
+
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers between two values: steps of 1, 2 or 5 times a power of ten."""
     low, high = min(low, high), max(low, high)
     rough = (high - low) / wanted
+    # Numbers this small have no logarithm, or no tenth: there is nothing to count on such an axis.
+    if rough < _LEAST_STEP:
+        return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
