@@ -16,10 +16,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edgefleet.package.manifest import Host
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.convert import ConvertJob
 from edgefleet_converters.recipes import RECIPES
+from edgefleet_converters.score.host import Host
 from edgefleet_converters.score.infer import InferJob
 from edgefleet_converters.score.latency_child import LatencyJob
 from edgefleet_converters.sensitivity import SensitivityJob

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgefleet.package.manifest import Latency, TensorSpec
+from edgefleet.package.manifest import TensorSpec
 from edgefleet_converters import gate
 from edgefleet_converters.analysis import Analysis
 from edgefleet_converters.assembly import marks
@@ -27,6 +27,7 @@ from edgefleet_converters.report.model import (
     SourceFacts,
     VariantFacts,
 )
+from edgefleet_converters.score.latency import Latency
 from edgefleet_converters.score.metrics import Assessment
 from edgefleet_converters.score.versions import runtime_range
 from edgefleet_converters.trials import Bench, Climb, Climbed, Trial

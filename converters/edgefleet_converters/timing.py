@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from edgefleet.package.manifest import Host, Latency
 from edgefleet_converters.cache import Cache, Entry
 from edgefleet_converters.cache_key import latency_key
-from edgefleet_converters.score.latency import measure_latencies
+from edgefleet_converters.score.host import Host
+from edgefleet_converters.score.latency import Latency, measure_latencies
 from edgefleet_converters.score.latency_child import LatencyJob
 
 _FOUND: TypeAdapter[dict[str, Latency | str]] = TypeAdapter(dict[str, Latency | str])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from converters import recipe_models
 from converters.packaged import Packaged
+from converters.recipe_runs import Made
 from edgefleet_converters.packaging import Request, package
 from edgefleet_converters.progress import Event
 from edgefleet_demo import digits
@@ -34,3 +36,13 @@ def packaged(tmp_path_factory: pytest.TempPathFactory, digits_data: digits.Digit
     )
     events: list[Event] = []
     return Packaged(request, package(request, events.append), events)
+
+
+@pytest.fixture(name="transformer", scope="session")
+def _transformer(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("transformer"), recipe_models.transformer())
+
+
+@pytest.fixture(name="convolutions", scope="session")
+def _convolutions(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("convolutions"), recipe_models.convolutions())

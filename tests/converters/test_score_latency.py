@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from converters.onnx_models import build, weights
-from edgefleet.package.manifest import Host, Latency, TensorSpec
+from edgefleet.package.manifest import TensorSpec
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.score import pace
-from edgefleet_converters.score.host import fingerprint
-from edgefleet_converters.score.latency import measure_latencies
+from edgefleet_converters.score.host import Host, fingerprint
+from edgefleet_converters.score.latency import Latency, measure_latencies
 from edgefleet_converters.score.latency_child import LatencyJob
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Runtime

@@ -9,14 +9,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from converters import recipe_models
+from converters.onnx_models import build
 from converters.recipe_runs import Made
 from edgefleet.errors import InputError, UnsupportedError
 from edgefleet_converters.recipes import ORT_ACTIVATIONS, RECIPES
 from edgefleet_converters.step import Ranges, Settings
-from edgefleet_converters.steps.onnx_ranges import BINS, LIMITS
+from edgefleet_converters.steps.onnx_ranges import BINS, LIMITS, find_ranges
 from edgefleet_converters.steps.quantize_onnx_fp16 import narrow_weights
 from edgefleet_converters.steps.quantize_onnx_int4 import BLOCK, quantize_blocks
 from edgefleet_device_profiles.profile import Precision, Runtime
@@ -32,16 +34,6 @@ TRANSFORMER = {
     Precision.INT4_WEIGHTS: (14.0, 0.3),
 }
 CONVOLUTIONS = {Precision.FP32: 290.0, Precision.FP16: 55.0, Precision.INT8: 28.0}
-
-
-@pytest.fixture(name="transformer", scope="module")
-def _transformer(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("transformer"), recipe_models.transformer())
-
-
-@pytest.fixture(name="convolutions", scope="module")
-def _convolutions(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("convolutions"), recipe_models.convolutions())
 
 
 def test_every_precision_of_the_table_is_tested() -> None:
@@ -74,6 +66,52 @@ def test_a_convolutional_network_is_refused_with_the_numbers(convolutions: Made,
 def test_ranks_3_and_5(tmp_path: Path) -> None:
     made = Made(tmp_path, recipe_models.volumes())
     assert made.worst_db(ORT, made.convert(ORT, Precision.INT8)) >= 30
+
+
+def _dense(bias: tuple[int, ...]) -> onnx.ModelProto:
+    generator = np.random.default_rng(3)
+    constants = {
+        "w": generator.normal(size=(16, 10)).astype(np.float32),
+        "b": generator.normal(size=bias).astype(np.float32),
+    }
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["product"]),
+        onnx.helper.make_node("Add", ["product", "b"], ["y"]),
+    ]
+    return build(nodes, (1, 16), constants)
+
+
+@pytest.mark.parametrize("bias", [(10,), (1, 10)])
+def test_a_bias_may_be_a_row(tmp_path: Path, bias: tuple[int, ...]) -> None:
+    """As scikit-learn and TensorFlow write a dense layer."""
+    made = Made(tmp_path, _dense(bias))
+    assert made.worst_db(ORT, made.convert(ORT, Precision.INT8)) >= 30
+
+
+def test_a_file_that_would_be_all_float_is_not_called_int8(tmp_path: Path) -> None:
+    made = Made(tmp_path, _dense((10,)))
+    with pytest.raises(UnsupportedError, match="none of the weights would be int8"):
+        made.convert(ORT, Precision.INT8, Settings(float_tensors=("product", "y")))
+
+
+@pytest.mark.parametrize("ranges", LIMITS)
+def test_a_mask_of_infinities_decides_no_range(tmp_path: Path, ranges: Ranges) -> None:
+    mask = np.where(np.arange(10) < 7, 0.0, -np.inf).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["product"]),
+        onnx.helper.make_node("Add", ["product", "mask"], ["masked"]),
+        onnx.helper.make_node("Softmax", ["masked"], ["y"]),
+    ]
+    weights = np.random.default_rng(3).normal(size=(16, 10)).astype(np.float32)
+    model = onnx.shape_inference.infer_shapes(build(nodes, (1, 16), {"w": weights, "mask": mask}))
+    onnx.save(model, tmp_path / "model.onnx")
+    feeds: list[dict[str, NDArray[np.generic]]] = [
+        {"x": np.random.default_rng(seed).normal(size=(1, 16)).astype(np.float32)} for seed in range(8)
+    ]
+    found = find_ranges(tmp_path / "model.onnx", feeds, ranges)
+    assert set(found) == {"x", "product", "masked", "y"}
+    assert np.isfinite(list(found.values())).all()
+    assert found["masked"][0] >= found["product"][0]
 
 
 def test_the_same_inputs_give_the_same_bytes(

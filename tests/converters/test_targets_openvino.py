@@ -32,16 +32,6 @@ TRANSFORMER = {
 CONVOLUTIONS = {Precision.FP32: 100.0, Precision.FP16: 55.0, Precision.INT8: 28.0, Precision.INT8_WEIGHTS: 30.0}
 
 
-@pytest.fixture(name="transformer", scope="module")
-def _transformer(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("transformer"), recipe_models.transformer())
-
-
-@pytest.fixture(name="convolutions", scope="module")
-def _convolutions(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("convolutions"), recipe_models.convolutions())
-
-
 def test_every_precision_of_the_table_is_tested() -> None:
     assert set(TRANSFORMER) == set(PRECISIONS)
 

@@ -11,12 +11,32 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgefleet.package.manifest import Host
+from pydantic import BaseModel, ConfigDict, Field
+
 from edgefleet_device_profiles.detect import detect
 from edgefleet_device_profiles.fit import Evidence, fits
 from edgefleet_device_profiles.profile import Profile
 
 _GOVERNOR = Path("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+class Host(BaseModel):
+    """The machine on which something was measured; only figures with the same digest may be compared."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """sha256 of all that stands below, `profile` not counted."""
+    architecture: str
+    cpu_model: str
+    cores: int = Field(ge=1)
+    isa: tuple[str, ...] = ()
+    board: str | None = None
+    kernel: str
+    governor: str | None = None
+    """How cpufreq chooses the clock; None where the machine does not say, as virtual ones do not."""
+    profile: str | None = None
+    """The device profile whose own hardware this is; None where only a generic one fits."""
 
 
 def fingerprint(profiles: Iterable[Profile], root: Path = Path("/")) -> Host:

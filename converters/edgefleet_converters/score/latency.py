@@ -14,8 +14,10 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Self, TypeVar
 
-from edgefleet.package.manifest import Host, Latency
+from pydantic import BaseModel, ConfigDict, Field
+
 from edgefleet_converters.child import ChildFailedError, cause_of_death, own_interpreter
+from edgefleet_converters.score.host import Host
 from edgefleet_converters.score.infer import MEMORY_BYTES
 from edgefleet_converters.score.latency_child import LatencyJob
 from edgefleet_converters.score.pace import summarize, take_turns
@@ -27,6 +29,23 @@ TURN_TIMEOUT_S = 120.0
 # A Python process with the largest of the runtimes, and a file with the copies of its weights that runtimes make.
 _RUNTIME_BYTES = 150 * 2**20
 _COPIES = 3
+
+
+class Latency(BaseModel):
+    """Time of one inference of the file as shipped, input and output copies included, on the packaging host.
+
+    It says nothing about another kind of machine: devices measure for themselves.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    p50_ms: float = Field(gt=0)
+    p90_ms: float | None = Field(default=None, gt=0)
+    p90_reason: str = ""
+    """Why there is no p90."""
+    runs: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    measured_on: Host
 
 
 class _Open:

@@ -32,7 +32,10 @@ _SHRUNK = np.linspace(1.0, 0.3, 15)
 
 
 def find_ranges(model: Path, feeds: list[dict[str, NDArray[np.generic]]], ranges: Ranges) -> dict[str, Range]:
-    """Lowest and highest value to keep of every float tensor; the model must carry inferred shapes. Two passes."""
+    """Lowest and highest finite value to keep of every float tensor; the model must carry inferred shapes. Two passes.
+
+    Infinities are what masks are made of: no scale holds them, and they must not decide one.
+    """
     spans: dict[str, Range] = {}
     for name, array in _activations(model, feeds):
         low, high = spans.get(name, (0.0, 0.0))
@@ -64,8 +67,9 @@ def _activations(model: Path, feeds: Iterable[Feed]) -> Iterator[tuple[str, NDAr
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     for feed in feeds:
-        yield from ((name, array) for name, array in feed.items() if array.dtype == np.float32)
-        yield from zip(names, session.run(names, dict(feed)), strict=True)
+        given = ((name, array) for name, array in feed.items() if array.dtype == np.float32)
+        for name, array in (*given, *zip(names, session.run(names, dict(feed)), strict=True)):
+            yield name, array[np.isfinite(array)]
 
 
 def _percentile(counts: Counts, edges: Edges) -> Range:

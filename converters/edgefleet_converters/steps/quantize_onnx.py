@@ -22,6 +22,7 @@ from onnxruntime.quantization import (
     save_tensors_data,
 )
 
+from edgefleet.errors import UnsupportedError
 from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.step import Context, Ranges, in_file_layout
 from edgefleet_converters.steps.onnx_layers import has_attention, save_clean, surviving
@@ -46,7 +47,10 @@ class _Samples(CalibrationDataReader):  # type: ignore[misc] # onnxruntime ships
 
 
 def run(artefact: Artefact, context: Context) -> Artefact:
-    """Float ONNX in, QDQ ONNX out, with the same inputs and outputs; raises InputError for an unknown float tensor."""
+    """Float ONNX in, QDQ ONNX out, with the same inputs and outputs.
+
+    Raises InputError for an unknown float tensor, UnsupportedError when no weights would be int8.
+    """
     prepared, path = context.folder / "prepared.onnx", context.folder / "model.onnx"
     prepare(artefact.files[0], prepared)
     feeds = in_file_layout(artefact, context.samples)
@@ -68,7 +72,13 @@ def run(artefact: Artefact, context: Context) -> Artefact:
         extra_options={"CalibMovingAverage": ranges is Ranges.MEAN},
         calibration_cache_path=cache if ranges in LIMITS else None,
     )
-    save_clean(onnx.load(path), path)
+    quantized = onnx.load(path)
+    if not any(
+        tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1 for tensor in quantized.graph.initializer
+    ):
+        remedy = "keep fewer layers in float, or take the fp32 file"
+        raise UnsupportedError("quantising with ONNX Runtime", "none of the weights would be int8", remedy)
+    save_clean(quantized, path)
     return artefact.model_copy(update={"files": (path,)})
 
 

@@ -140,38 +140,6 @@ class Score(_Record):
     max_abs_difference: float = Field(ge=0)
 
 
-class Host(_Record):
-    """The machine on which something was measured; only figures with the same digest may be compared."""
-
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """sha256 of all that stands below, `profile` not counted."""
-    architecture: str
-    cpu_model: str
-    cores: int = Field(ge=1)
-    isa: tuple[str, ...] = ()
-    board: str | None = None
-    kernel: str
-    governor: str | None = None
-    """How cpufreq chooses the clock; None where the machine does not say, as virtual ones do not."""
-    profile: str | None = None
-    """The device profile whose own hardware this is; None where only a generic one fits."""
-
-
-class Latency(_Record):
-    """Time of one inference of the file as shipped, input and output copies included, on the packaging host.
-
-    It says nothing about another kind of machine: devices measure for themselves.
-    """
-
-    p50_ms: float = Field(gt=0)
-    p90_ms: float | None = Field(default=None, gt=0)
-    p90_reason: str = ""
-    """Why there is no p90."""
-    runs: int = Field(ge=1)
-    threads: int = Field(ge=1)
-    measured_on: Host
-
-
 class VariantSpec(_Record):
     """Everything a device must know to decide on, load and check a variant. Stored as the settings layer."""
 
