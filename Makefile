@@ -20,8 +20,11 @@ EXTRAS_torch := convert,convert-torch,convert-executorch,convert-coreml
 demo: $(INSTALLED)
 	$(BIN)/edgefleet demo $(if $(KEEP),--keep)
 
+# Three at a time: much of it waits for processes, brokers and clocks.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-environments: $(ENVIRONMENTS:%=test-%)
 
@@ -29,7 +32,7 @@ $(ENVIRONMENTS:%=test-%): test-%: build/envs/%/.installed
 	build/envs/$*/bin/python -m pytest tests/full_$*
 
 test-full: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 	$(MAKE) test-environments
 
 conformance: $(INSTALLED)

@@ -5,6 +5,7 @@ Nothing here asserts; waiting is by looking at the server's store, with a limit.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,18 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from edgefleet import identity
+from edgefleet.mqtt import BrokerAddress, Connection, Identity, Tls
 from edgefleet.package.layout import Package, write_package
 from edgefleet.package.manifest import Golden, TensorSpec, VariantFiles, VariantSpec
+from edgefleet.protocol import topics
+from edgefleet.protocol.signed import PackageVersion
 from edgefleet.server import control
-from edgefleet.server.service import STORE_FILE
+from edgefleet.server.data_folder import STORE_FILE
+from edgefleet.server.hub_process import REPORT_EVERY_S
 from edgefleet.server.store import DeviceRow, Store
+from edgefleet.trust import enrolment, setup
+from edgefleet.trust.keys import KeyFolder
 from edgefleet_demo import broker as brokers
 from edgefleet_demo import scene
 from edgefleet_demo.processes import EDGEFLEET, Process, ProcessGroup
@@ -89,6 +97,7 @@ class Lab:
     broker_process: Process
     server: Process
     store: Store
+    keys: KeyFolder
     rate_limit_mb_per_s: float | None = None
 
     @property
@@ -104,27 +113,51 @@ class Lab:
     def start_agent(
         self, name: str, *, port: int | None = None, state_folder: Path | None = None, label: str | None = None
     ) -> Process:
-        """Start an agent; the same name again goes on in the same state folder unless another is named."""
+        """Start an agent; the same name again goes on with the same identity and state folder.
+
+        `label` makes it another machine with a copy of that identity; `port` is that of a proxy before the broker.
+        """
         source = self.folder / "inputs.npz"
         if not source.exists():
             rng = np.random.default_rng(2)
             np.savez(source, x=rng.random((32, 1, 8, 8), dtype=np.float32), y=np.zeros(32, np.int64))
-        device = scene.DemoDevice(name, PROFILE)
-        folder = self.folder / "agents" / (label or name)
-        settings = scene.write_settings(folder, device, port or self.broker.port, source, window_s=0.5)
+        self.enrol(name)
+        home = self.home(label or name)
+        if label is not None and not home.exists():
+            shutil.copytree(self.home(name) / "identity", home / "identity")
+        more = "" if port is None else f"[broker]\nport = {port}\n"
+        settings = scene.write_settings(home, scene.DemoDevice(name, PROFILE), source, window_s=0.5, more=more)
         if state_folder is not None:
             text = settings.read_text().replace('state_folder = "state"', f'state_folder = "{state_folder}"')
             settings.write_text(text)
         return self.group.start(label or name, [*EDGEFLEET, "agent", "run", "--config", str(settings)])
 
+    def enrol(self, name: str, *, again: bool = False) -> identity.DeviceIdentity:
+        """Make a device part of the fleet, once, or anew."""
+        folder = self.home(name) / "identity"
+        if again or not (folder / identity.IDENTITY_FILE).exists():
+            now, tls = time.time(), self.broker.tls
+            enrolment.enroll(
+                self.data, self.store, name, host="127.0.0.1", port=self.broker.port, now=now, tls=tls, again=again
+            ).write(folder)
+        return identity.load(folder)
+
+    def home(self, name: str) -> Path:
+        """Folder of one machine: settings, identity, state."""
+        return self.folder / "agents" / name
+
     def state_folder(self, name: str) -> Path:
         """Where an agent keeps its state."""
-        return self.folder / "agents" / name / name / "state"
+        return self.home(name) / "state"
+
+    def publish(self, package: Package) -> PackageVersion:
+        """Sign a package with the release key, as the command does."""
+        return control.publish(self.data, package, self.keys.signer("release"), time.time())
 
     def deploy(self, package: Package, selector: str = "all") -> dict[str, int]:
-        """Record a deployment, as the command does; returns device → generation."""
-        control.import_package(package, self.data)
-        return control.deploy(self.store, scene.FLEET, package, selector, time.time())[1]
+        """Publish, sign and record a deployment, as the commands do; returns device → generation."""
+        operator = self.keys.signer("operator-default")
+        return control.deploy(self.store, self.data, self.publish(package), selector, operator, time.time())[1]
 
     def device(self, name: str) -> DeviceRow:
         """A device's row; it must have said hello."""
@@ -132,6 +165,30 @@ class Lab:
         if row is None:
             raise AssertionError(f"{name} never said hello")
         return row
+
+    def settled_sent_bytes(self, name: str) -> int:
+        """Bytes of blocks that the hubs sent to a device, once two reports of theirs in a row brought nothing new."""
+        seen: list[tuple[float, int]] = [(time.monotonic(), self.device(name).sent_bytes)]
+
+        def settled() -> bool:
+            sent = self.device(name).sent_bytes
+            if sent != seen[-1][1]:
+                seen.append((time.monotonic(), sent))
+            return time.monotonic() - seen[-1][0] > 2 * REPORT_EVERY_S
+
+        self.wait(settled, "the hubs' reports")
+        return seen[-1][1]
+
+    def connect(self, name: str, **callbacks: Any) -> Connection:
+        """A connection under a device's own identity, without an agent."""
+        mine = self.enrol(name)
+        tls = Tls(mine.ca_file, mine.certificate_file, mine.key_file) if mine.tls else None
+        handlers: dict[str, Any] = {"on_message": lambda *_: None, "on_connected": lambda: None, **callbacks}
+        filters = topics.filters_read_by(topics.Role.DEVICE, mine.fleet, name)
+        address = BrokerAddress("127.0.0.1", self.broker.port)
+        connection = Connection(address, Identity(name, name), filters, tls=tls, **handlers)
+        connection.connect_now()
+        return connection
 
     def wait(self, ready: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until something holds; raises AssertionError with the ends of the logs when it does not."""
@@ -161,7 +218,11 @@ class LabOpener(Protocol):
     """Opens a lab that is closed with its test."""
 
     def __call__(
-        self, kind: brokers.BrokerKind = brokers.BrokerKind.MOSQUITTO, rate_limit_mb_per_s: float | None = None
+        self,
+        kind: brokers.BrokerKind = brokers.BrokerKind.MOSQUITTO,
+        rate_limit_mb_per_s: float | None = None,
+        *,
+        tls: bool = True,
     ) -> Lab:
         """Open one."""
         ...
@@ -169,23 +230,30 @@ class LabOpener(Protocol):
 
 def server_command(data: Path, broker: brokers.Broker, rate_limit_mb_per_s: float | None) -> list[str]:
     """Command line of a server."""
-    command = [*EDGEFLEET, "server", "--data", str(data), "--fleet", scene.FLEET, "--broker", broker.address]
+    command = [*EDGEFLEET, "server", "--data", str(data), "--broker", broker.address]
+    command += [] if broker.tls else ["--no-tls"]
     return command + ([] if rate_limit_mb_per_s is None else ["--rate-limit", str(rate_limit_mb_per_s)])
 
 
 def open_lab(
-    folder: Path, group: ProcessGroup, kind: brokers.BrokerKind, rate_limit_mb_per_s: float | None = None
+    folder: Path,
+    group: ProcessGroup,
+    kind: brokers.BrokerKind,
+    rate_limit_mb_per_s: float | None = None,
+    *,
+    tls: bool = True,
 ) -> Lab:
-    """Start a broker and a server, and wait until the server is connected."""
-    broker = brokers.prepare(folder / "broker", scene.FLEET, kind)
+    """Found a fleet, start a broker and a server, and wait until the server is connected."""
+    data, keys = folder / "server", KeyFolder(folder / "keys")
+    setup.init(scene.FLEET, keys, data, root_keys=1, root_threshold=1)
+    broker = brokers.prepare(folder / "broker", data, scene.FLEET, kind, tls=tls)
     broker_process = broker.start(group)
-    data = folder / "server"
     server = group.start("server", server_command(data, broker, rate_limit_mb_per_s))
     deadline = time.monotonic() + PATIENCE_S
     while not (data / STORE_FILE).exists():
         if time.monotonic() > deadline or server.exit_code is not None:
             raise AssertionError(f"the server did not start: {server.last_line()}")
         time.sleep(0.02)
-    lab = Lab(folder, group, broker, broker_process, server, Store(data / STORE_FILE), rate_limit_mb_per_s)
+    lab = Lab(folder, group, broker, broker_process, server, Store(data / STORE_FILE), keys, rate_limit_mb_per_s)
     lab.wait(lambda: bool((row := lab.store.server()) and row["connected"]), "the server's connection")
     return lab

@@ -98,7 +98,7 @@ def headings(document: Path) -> list[str]:
 
 def test_the_shipped_settings_file_is_valid() -> None:
     loaded = settings.load(ROOT / "agent" / "edgefleet-agent.toml")
-    assert (loaded.device, loaded.telemetry.window_s) == ("pi-kitchen", 10)
+    assert (loaded.identity.name, loaded.telemetry.window_s) == ("identity", 10)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -6,31 +6,38 @@ It is written before acting. It holds no rules.
 from __future__ import annotations
 
 import logging
-import secrets
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgefleet import durable
 from edgefleet.errors import StorageError
-from edgefleet.protocol.messages import ActiveVariant, Desired, Progress, State
+from edgefleet.protocol.messages import ActiveVariant, Progress, State
+from edgefleet.protocol.record import Generation
+from edgefleet.protocol.signed import Deployment, Desired, PackageVersion
 
 FILE_NAME = "journal.json"
-IDENTITY_FILE = "enrolment-id"
 
 log = logging.getLogger("edgefleet.agent")
 
 
-def _enrolment_id(folder: Path) -> str:
-    """Who this agent is: made once, in a file of its own that is never written again. Raises OSError."""
-    path = folder / IDENTITY_FILE
-    try:
-        if found := path.read_text(encoding="ascii").strip():
-            return found
-    except (FileNotFoundError, UnicodeDecodeError):
-        pass
-    durable.write_file(path, secrets.token_hex(8).encode())
-    return path.read_text(encoding="ascii")
+class Enrolment(BaseModel):
+    """Whose state this is: the identity that was there when it was written."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fleet: str
+    device: str
+    enrolment_id: str
+
+
+class Refusal(BaseModel):
+    """The last desired state that was refused: said once, however often it comes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    generation: Generation
+    reason: str
 
 
 class Entry(BaseModel):
@@ -38,19 +45,27 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: int = 1
-    enrolment_id: str
+    version: int = 2
+    enrolment: Enrolment
     connection: int = 0
     """How often this agent has connected; an older will never marks a newer connection offline."""
     state: State = State.IDLE
     reason: str | None = None
     desired: Desired | None = None
-    """The last accepted desired state. In a terminal state its outcome is (state, reason): it is never acted
-    on again, only reported again."""
+    """The last accepted desired state of this enrolment. In a terminal state its outcome is (state, reason): it is
+    never acted on again, only reported again."""
+    deployment: Deployment | None = None
+    """The last accepted one of this fleet: it outlives an enrolment."""
     active: ActiveVariant | None = None
     """The committed variant."""
+    running: PackageVersion | None = None
+    """What it is a variant of."""
+    refusal: Refusal | None = None
+    commands: tuple[str, ...] = ()
+    """Ids of the commands that were run last."""
     progress: Progress | None = None
     pulled_bytes: int = 0
+    reused_bytes: int = 0
     bad_blocks: int = 0
     elapsed_s: float = 0.0
     """Agent-on time spent on `desired`."""
@@ -59,22 +74,20 @@ class Entry(BaseModel):
 class Journal:
     """The journal of one state folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read it, or begin one; a damaged one is set aside and begun anew with the reason kept in `damage`."""
+    def __init__(self, folder: Path, fresh: Entry) -> None:
+        """Read it, or begin one with `fresh`; a damaged one is set aside and the reason kept in `damage`."""
         self._path = folder / FILE_NAME
         self.damage: str | None = None
         self._unwritten = False
-        enrolment_id = _enrolment_id(folder)
         try:
-            found = Entry.model_validate_json(self._path.read_bytes())
-            self.entry = found.model_copy(update={"enrolment_id": enrolment_id})
+            self.entry = Entry.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
-            self.entry = Entry(enrolment_id=enrolment_id)
+            self.entry = fresh
             self.record()
         except (OSError, ValidationError) as error:
             self.damage = f"the journal could not be read ({type(error).__name__}); it was kept as journal.damaged"
             self._path.replace(self._path.with_suffix(".damaged"))
-            self.entry = Entry(enrolment_id=enrolment_id)
+            self.entry = fresh
             self.record()
 
     def record(self, **changes: object) -> None:

@@ -1,4 +1,7 @@
-"""The agent's settings: a TOML file → one frozen, validated object. No globals; nothing else reads the file."""
+"""The agent's settings: a TOML file → one frozen, validated object. No globals; nothing else reads the file.
+
+Who the device is and which broker it trusts is in its identity folder, not here.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,9 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgefleet.errors import InputError
-from edgefleet.protocol.topics import NAME_PATTERN, SERVER_USER
 
 
 class _Section(BaseModel):
@@ -17,10 +19,19 @@ class _Section(BaseModel):
 
 
 class Broker(_Section):
-    """Where the MQTT broker listens."""
+    """Where the MQTT broker listens, for a device that reaches it by another way than its identity says."""
 
-    host: str
-    port: int = Field(default=1883, ge=1, le=65535)
+    host: str | None = Field(default=None, min_length=1)
+    port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class Download(_Section):
+    """The second way for blobs: HTTP(S) ranges."""
+
+    http: Literal["auto", "never"] = "auto"
+    """Used when configured or offered; or never."""
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    """Where blobs are: `{digest}` in it is replaced, else `/blobs/{digest}` is added. None: where the server says."""
 
 
 class ReplaySource(_Section):
@@ -42,22 +53,16 @@ class TelemetrySettings(_Section):
 class Settings(_Section):
     """Everything that one agent is told."""
 
-    fleet: str = Field(pattern=f"^{NAME_PATTERN}$")
-    device: str = Field(pattern=f"^{NAME_PATTERN}$")
     profile: str
     state_folder: Path
-    broker: Broker
     source: ReplaySource
+    identity: Path = Path("identity")
+    """The folder that enrolling this device made."""
+    broker: Broker = Broker()
+    download: Download = Download()
     telemetry: TelemetrySettings = TelemetrySettings()
     root: Path = Path("/")
     """Where /proc and /sys are found."""
-
-    @field_validator("fleet", "device")
-    @classmethod
-    def _is_not_the_servers(cls, value: str) -> str:
-        if value == SERVER_USER:
-            raise ValueError("the server connects by this name")
-        return value
 
 
 def load(path: Path) -> Settings:
@@ -78,6 +83,5 @@ def load(path: Path) -> Settings:
         raise InputError(doing, f"{where}: {first['msg']}", "compare with edgefleet-agent.toml") from error
     folder = path.parent
     source = settings.source.model_copy(update={"path": folder / settings.source.path})
-    return settings.model_copy(
-        update={"state_folder": folder / settings.state_folder, "source": source, "root": folder / settings.root}
-    )
+    below = {name: folder / getattr(settings, name) for name in ("identity", "state_folder", "root")}
+    return settings.model_copy(update={**below, "source": source})

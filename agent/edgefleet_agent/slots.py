@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 from edgefleet import durable
 from edgefleet.package.digest import digest_of, digest_of_file
-from edgefleet.package.layout import SETTINGS_FILE
+from edgefleet.package.layout import BLOCKS_FILE, SETTINGS_FILE
 from edgefleet.package.manifest import FILEPATH_ANNOTATION, Descriptor, Layer, Manifest, VariantSpec
 
 MANIFEST_FILE = "manifest.json"
+PART_SUFFIX = ".part"
+# What describes a variant, beside its files.
+_DESCRIPTION = (MANIFEST_FILE, BLOCKS_FILE)
 
 
 class SlotDamagedError(Exception):
@@ -22,11 +26,17 @@ class SlotDamagedError(Exception):
 
 
 def file_name(layer: Descriptor) -> str:
-    """Name of a layer's file in a slot; raises ValueError for names that would leave the folder."""
+    """Name of a layer's file in a slot; raises ValueError for names that would leave the folder, or are taken."""
     name = (layer.annotations or {}).get(FILEPATH_ANNOTATION, "")
-    if not name or name != Path(name).name or name.startswith("."):
+    taken = name in _DESCRIPTION or name.endswith(PART_SUFFIX)
+    if not name or name != Path(name).name or name.startswith(".") or taken:
         raise ValueError(f"the layer {layer.digest[:19]}… has the file name {name!r}")
     return name
+
+
+def part_name(layer: Descriptor) -> str:
+    """Name of a layer's part file; raises ValueError as `file_name` does."""
+    return f"{file_name(layer)}{PART_SUFFIX}"
 
 
 class Slots:
@@ -37,6 +47,8 @@ class Slots:
         self._slots = folder / "slots"
         self._staging = folder / "staging"
         self._current = folder / "current"
+        self.turn = threading.Lock()
+        """Held by whoever assembles: one at a time."""
         for path in (self._slots, self._staging):
             path.mkdir(parents=True, exist_ok=True)
 
@@ -44,25 +56,35 @@ class Slots:
         """Folder of a variant, by its manifest's digest."""
         return self._slots / digest.removeprefix("sha256:")[:32]
 
+    def folders(self) -> list[Path]:
+        """Every variant on disk, whole ones first."""
+        return [*sorted(self._slots.iterdir()), *sorted(self._staging.iterdir())]
+
     def staging(self, digest: str) -> Path:
         """Folder in which a variant is assembled; it survives restarts."""
-        path = self._staging / digest.removeprefix("sha256:")[:32]
+        path = self._staging / self.path(digest).name
         path.mkdir(parents=True, exist_ok=True)
         for file in path.iterdir():
             # A power cut while it was finished: what was pulled is still good for its part file.
-            if file.name == MANIFEST_FILE:
+            if file.name.startswith("."):
                 file.unlink()
-            elif file.suffix != ".part":
-                file.replace(file.with_name(f"{file.name}.part"))
+            elif file.name not in _DESCRIPTION and file.suffix != PART_SUFFIX:
+                file.replace(file.with_name(f"{file.name}{PART_SUFFIX}"))
         return path
 
     @staticmethod
     def part(staging: Path, layer: Descriptor) -> Path:
         """Part file of a layer."""
-        return staging / f"{file_name(layer)}.part"
+        return staging / part_name(layer)
 
-    def finish(self, digest: str, manifest_bytes: bytes) -> VariantSpec:
-        """Make a slot of a staging folder whose part files are complete; each file is hashed once, here.
+    @staticmethod
+    def describe(staging: Path, manifest_bytes: bytes, block_digests: bytes) -> None:
+        """Say in a staging folder what is assembled there; raises OSError."""
+        for name, content in zip(_DESCRIPTION, (manifest_bytes, block_digests), strict=True):
+            (staging / name).write_bytes(content)
+
+    def finish(self, digest: str, manifest_bytes: bytes, block_digests: bytes) -> VariantSpec:
+        """Make a slot of a staging folder whose part files are complete and durable; each is hashed once, here.
 
         Raises SlotDamagedError (the file that does not match is gone then) or OSError.
         """
@@ -73,12 +95,23 @@ class Slots:
                 part.unlink()
                 raise SlotDamagedError(f"{file_name(layer)} does not match its digest")
             part.replace(staging / file_name(layer))
+        durable.write_file(staging / BLOCKS_FILE, block_digests)
+        # Its fsync of the folder makes the renames before it durable too.
         durable.write_file(staging / MANIFEST_FILE, manifest_bytes)
         spec = _read_spec(staging)
-        shutil.rmtree(slot, ignore_errors=True)
+        self._replace(slot, staging)
+        return spec
+
+    def _replace(self, slot: Path, staging: Path) -> None:
+        """Put a finished folder in its place; a damaged one that is there goes aside first, and then away."""
+        aside = slot.with_name(f".{slot.name}.old")
+        if slot.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            slot.rename(aside)
         staging.rename(slot)
         durable.sync_folder(self._slots)
-        return spec
+        durable.sync_folder(self._staging)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def check(self, digest: str) -> VariantSpec:
         """Re-hash a slot; returns its spec or raises SlotDamagedError."""
@@ -102,11 +135,16 @@ class Slots:
         link.replace(self._current)
         durable.sync_folder(self._current.parent)
 
+    def spare(self, assembling: str) -> list[Path]:
+        """Folders that nobody runs: neither the one that `current` points at nor the one being assembled."""
+        kept = [self._current.resolve(), (self._staging / self.path(assembling).name).resolve()]
+        return [folder for folder in self.folders() if folder.resolve() not in kept]
+
     def collect(self, keep: str | None, assembling: str | None = None) -> None:
         """Remove every slot but one, and everything half assembled but one; both are manifest digests."""
         kept_slot = None if keep is None else self.path(keep)
         kept_staging = None if assembling is None else self._staging / self.path(assembling).name
-        for folder in (*self._slots.iterdir(), *self._staging.iterdir()):
+        for folder in self.folders():
             if folder not in (kept_slot, kept_staging):
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,6 +1,6 @@
 """A broker on a free loopback port: mosquitto with our generated configuration, else amqtt.
 
-For one machine only: clients are told apart by name, not by certificate.
+mosquitto tells clients apart by certificate; amqtt, and mosquitto where nobody wants certificates, by name only.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from edgefleet.errors import MissingExtraError, TransportError
-from edgefleet.protocol.access import access_list, mosquitto_configuration
+from edgefleet.trust import broker as broker_files
 from edgefleet_demo.processes import Process, ProcessGroup, free_port
 
 LISTENS_AFTER_S = 10.0
+HOSTS = ("127.0.0.1", "localhost")
 # Debian installs it where only root's PATH looks.
 EXTRA_PATHS = "/usr/sbin:/usr/local/sbin"
 
@@ -39,6 +40,7 @@ class Broker:
     kind: BrokerKind
     port: int
     command: tuple[str, ...]
+    tls: bool
 
     @property
     def address(self) -> str:
@@ -64,22 +66,26 @@ def find_mosquitto() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path=EXTRA_PATHS)
 
 
-def prepare(folder: Path, fleet: str, kind: BrokerKind | None = None) -> Broker:
+def prepare(folder: Path, data: Path, fleet: str, kind: BrokerKind | None = None, *, tls: bool = True) -> Broker:
     """Write a broker's configuration to `folder`; `kind` None means mosquitto where it is, else amqtt.
 
-    Raises MissingExtraError when neither is installed.
+    `data` is the server's folder, with the fleet's certificates. amqtt never uses any. Raises MissingExtraError when
+    neither is installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     mosquitto = find_mosquitto()
     if kind is BrokerKind.AMQTT or (kind is None and mosquitto is None):
-        return Broker(BrokerKind.AMQTT, port, (sys.executable, "-m", "edgefleet_demo.amqtt_broker", str(port)))
+        command = (sys.executable, "-m", "edgefleet_demo.amqtt_broker", str(port))
+        return Broker(BrokerKind.AMQTT, port, command, tls=False)
     if mosquitto is None:
         raise MissingExtraError("starting mosquitto", "mosquitto (a system package)", "demo")
-    acl_file = folder / "mosquitto.acl"
-    acl_file.write_text(access_list(fleet))
-    acl_file.chmod(0o600)
-    configuration = folder / "mosquitto.conf"
     # Started by root, mosquitto would become the user `mosquitto`, who cannot read our folder: name our own.
-    configuration.write_text(mosquitto_configuration(port=port, access_list_file=acl_file, user=getpass.getuser()))
-    return Broker(BrokerKind.MOSQUITTO, port, (mosquitto, "-c", str(configuration)))
+    user = getpass.getuser()
+    if tls:
+        configuration = broker_files.write(
+            data, folder, fleet, hosts=HOSTS, port=port, user=user, now=time.time(), listen=HOSTS[0]
+        )
+    else:
+        configuration = broker_files.write_open(folder, fleet, port=port, user=user)
+    return Broker(BrokerKind.MOSQUITTO, port, (mosquitto, "-c", str(configuration)), tls=tls)

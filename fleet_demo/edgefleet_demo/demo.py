@@ -1,4 +1,4 @@
-"""The demo: package, broker, server, three agents, deployment, summary; all through the commands that users have.
+"""The demo: package, keys, broker, server, three agents, deployment, summary; all through the commands that users have.
 
 Everything that it starts is a process of its own, and is stopped when it ends.
 """
@@ -9,6 +9,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,7 +20,7 @@ import click
 
 from edgefleet import durable
 from edgefleet.errors import EdgefleetError, InputError
-from edgefleet.server.service import STORE_FILE
+from edgefleet.server.data_folder import STORE_FILE
 from edgefleet.server.store import DeviceRow, DeviceTelemetry, Store
 from edgefleet_demo import broker as brokers
 from edgefleet_demo import digits, scene
@@ -38,21 +39,26 @@ def run(folder: Path, *, keep: bool) -> Path:
     _clear(folder)
     files = scene.write_data(folder / "data")
     package(folder / "package", files)
-    with ProcessGroup(folder / "logs") as group:
-        broker = start_broker(folder, group)
+    # Private keys lie neither with the server's data nor in a working tree.
+    with tempfile.TemporaryDirectory(prefix="edgefleet-demo-") as private, ProcessGroup(folder / "logs") as group:
+        data, keys = folder / "server", Path(private) / "keys"
+        _command("keys", "init", "--fleet", scene.FLEET, "--keys", str(keys), "--data", str(data))
+        broker = start_broker(folder, data, group)
         store, processes = start_fleet(folder, broker, files, group)
-        _command("deploy", str(folder / "package"), "--data", str(folder / "server"), "--to", "all")
+        signing = ("--data", str(data), "--keys", str(keys))
+        _command("publish", str(folder / "package"), *signing)
+        _command("deploy", f"{PACKAGE_NAME}@{VERSION}", *signing, "--to", "all")
         _wait(
             lambda: all(_reported(store, row) for row in store.devices()),
             REPORTED_AFTER_S,
             "telemetry",
             processes,
         )
-        _command("fleet", "list", "--data", str(folder / "server"))
+        _command("fleet", "list", "--data", str(data))
         summary = write_summary(folder / "summary.json", store)
         click.echo(f"summary: {summary}")
         if keep:
-            click.echo(f"staying up: broker {broker.address}, server data {folder / 'server'}; Ctrl-C ends it")
+            click.echo(f"staying up: broker {broker.address}, server data {data}, keys {keys}; Ctrl-C ends it")
             while True:
                 time.sleep(1)
     return summary
@@ -68,11 +74,14 @@ def package(target: Path, files: scene.DataFiles) -> None:
     )  # fmt: skip
 
 
-def start_broker(folder: Path, group: ProcessGroup) -> brokers.Broker:
+def start_broker(folder: Path, data: Path, group: ProcessGroup) -> brokers.Broker:
     """mosquitto, or amqtt with a warning."""
-    broker = brokers.prepare(folder / "broker", scene.FLEET)
+    broker = brokers.prepare(folder / "broker", data, scene.FLEET)
     if broker.kind is brokers.BrokerKind.AMQTT:
-        click.echo("warning: mosquitto is not installed; using amqtt, which is slower and checks no access", err=True)
+        click.echo(
+            "warning: mosquitto is not installed; using amqtt, which is slower, without certificates, and checks no "
+            "access", err=True
+        )  # fmt: skip
     broker.start(group)
     return broker
 
@@ -80,12 +89,14 @@ def start_broker(folder: Path, group: ProcessGroup) -> brokers.Broker:
 def start_fleet(
     folder: Path, broker: brokers.Broker, files: scene.DataFiles, group: ProcessGroup
 ) -> tuple[Store, list[Process]]:
-    """Start the server and the agents, and wait until every device has said hello."""
-    data = folder / "server"
-    server_command = ("server", "--data", str(data), "--fleet", scene.FLEET, "--broker", broker.address)
-    processes = [_start(group, "server", *server_command)]
+    """Enrol the devices, start the server and the agents, and wait until every device has said hello."""
+    data, agents = folder / "server", folder / "agents"
+    at = ("--data", str(data), "--broker", broker.address, *([] if broker.tls else ["--no-tls"]))
     for device in scene.DEVICES:
-        settings = scene.write_settings(folder / "agents", device, broker.port, files.heldout)
+        _command("enroll", device.name, *at, "-o", str(agents / device.name / "identity"))
+    processes = [_start(group, "server", "server", *at)]
+    for device in scene.DEVICES:
+        settings = scene.write_settings(agents / device.name, device, files.heldout)
         processes.append(_start(group, device.name, "agent", "run", "--config", str(settings)))
     _wait((data / STORE_FILE).exists, READY_AFTER_S, "the server", processes)
     store = Store(data / STORE_FILE)

@@ -55,25 +55,25 @@ def write_data(folder: Path) -> DataFiles:
 def write_settings(
     folder: Path,
     device: DemoDevice,
-    port: int,
     source: Path,
     *,
     window_s: float = WINDOW_S,
     rate_per_s: float = RATE_PER_S,
+    more: str = "",
 ) -> Path:
-    """Write an agent's settings file with a state folder of its own beside it."""
-    home = folder / device.name
-    home.mkdir(parents=True, exist_ok=True)
-    path = home / "agent.toml"
+    """Write an agent's settings file, beside its identity folder and a state folder of its own.
+
+    `more` is TOML that comes last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "agent.toml"
     # A JSON string is a TOML basic string.
     path.write_text(
-        f"fleet = {json.dumps(FLEET)}\n"
-        f"device = {json.dumps(device.name)}\n"
         f"profile = {json.dumps(device.profile)}\n"
+        'identity = "identity"\n'
         'state_folder = "state"\n'
-        f'[broker]\nhost = "127.0.0.1"\nport = {port}\n'
         f'[source]\nkind = "replay"\npath = {json.dumps(str(source.resolve()))}\nrate_per_s = {rate_per_s}\n'
-        f"[telemetry]\nwindow_s = {window_s}\n",
+        f"[telemetry]\nwindow_s = {window_s}\n{more}",
         encoding="utf-8",
     )
     return path

@@ -18,11 +18,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` with `content`: temporary file, fsync, rename, fsync of the folder; raises OSError."""
+def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Replace `path` with `content`: temporary file, fsync, rename, fsync of the folder; raises OSError.
+
+    A `private` file is its owner's alone (0600) from its first byte on.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
     try:
-        with temporary.open("wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -31,3 +36,8 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """`write_file` for what nobody else may read; raises OSError."""
+    write_file(path, content, private=True)

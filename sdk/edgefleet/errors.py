@@ -10,7 +10,8 @@ Adapters translate foreign exceptions into these at the edge; nothing below the 
     ├── IntegrityError      bytes do not match their digest
     ├── StorageError        the disk refused (full, read-only, broken)
     ├── TransportError      the broker or the server cannot be reached, or refused us
-    └── BusyError           somebody else holds what we need
+    ├── BusyError           somebody else holds what we need
+    └── TrustError          a signature, a certificate or signed metadata is not to be trusted
 """
 
 from __future__ import annotations
@@ -82,3 +83,9 @@ class BusyError(EdgefleetError):
     """Another process or device already holds the thing that was asked for."""
 
     exit_code = 7
+
+
+class TrustError(EdgefleetError):
+    """A signature, a certificate or signed metadata is not to be trusted; nothing was done with what it covers."""
+
+    exit_code = 8

@@ -45,7 +45,8 @@ def candidates(index: Index) -> list[Candidate]:
 
 def _candidate(entry: Descriptor) -> Candidate | None:
     notes = entry.annotations or {}
-    if manifest.VARIANT_ANNOTATION not in notes or entry.platform is None:
+    size = notes.get(manifest.BYTES_ANNOTATION, "0")
+    if manifest.VARIANT_ANNOTATION not in notes or entry.platform is None or not _is_count(size):
         return None
     return Candidate(
         digest=entry.digest,
@@ -54,8 +55,12 @@ def _candidate(entry: Descriptor) -> Candidate | None:
         runtime_version=notes.get(manifest.RUNTIME_VERSION_ANNOTATION, ""),
         precision=notes.get(manifest.PRECISION_ANNOTATION, ""),
         architecture=entry.platform.architecture,
-        size_bytes=int(notes.get(manifest.BYTES_ANNOTATION, "0")),
+        size_bytes=int(size),
     )
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= manifest.MAX_COUNT_DIGITS
 
 
 def _refusal(

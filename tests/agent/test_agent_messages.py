@@ -2,235 +2,143 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
+from itertools import product
 
 import pytest
 
-from edgefleet import durable
+from agent.agent_lab import DEVICE, FLEET, Device, Fleet
 from edgefleet.errors import BusyError
-from edgefleet.protocol.messages import Ack, Desired, DeviceState, Event, Online, Reply, State, Status
+from edgefleet.protocol.messages import Ack, ActiveVariant, DeviceState, Facts, Online, State
 from edgefleet.protocol.topics import TopicName, topic_for
 from edgefleet_agent.agent import Agent
 from edgefleet_agent.journal import Journal
-from edgefleet_agent.settings import Settings, load
-from sdk.wire_examples import ACTIVE, DESIRED
 
-TEXT = """
-fleet = "home"
-device = "pi-kitchen"
-profile = "generic-x86-64"
-state_folder = "state"
-[broker]
-host = "127.0.0.1"
-port = 9
-[source]
-kind = "replay"
-path = "inputs.npz"
-"""
+DIGEST = "sha256:" + "1" * 64
+ACTIVE = ActiveVariant(digest=DIGEST, index_digest=DIGEST, name="v", runtime="litert", precision="int8")
 
 
-@pytest.fixture(name="made")
-def _made(tmp_path: Path) -> Settings:
-    (tmp_path / "agent.toml").write_text(TEXT)
-    (tmp_path / "state").mkdir()
-    return load(tmp_path / "agent.toml")
+def begun(device: Device, home: Fleet, generation: int = 5) -> None:
+    """Have an installation under way."""
+    device.desire(home.desired(generation, home.deployment(home.publish(generation)), device.enrolment_id))
+    assert device.agent._installer.current is not None
 
 
-@pytest.fixture(name="agent")
-def _agent(made: Settings) -> Iterator[Agent]:
-    agent = Agent(made)
-    yield agent
-    agent._shut_down()
+RUBBISH = (b"", b"{}", b"\xff", b"[]", b'{"v": 2}', b'{"payload":"e30=","payloadType":"x"}', b"null", b'{"payload":1}')
 
 
-def desired(agent: Agent, generation: int, **changes: object) -> Desired:
-    values = {
-        **DESIRED.model_dump(), "generation": generation, "enrolment_id": agent.journal.entry.enrolment_id,
-        "valid_until": time.time() + 1000, **changes,
-    }  # fmt: skip
-    return Desired.model_validate(values)
+def test_rubbish_on_any_topic_changes_nothing(device: Device) -> None:
+    before = device.agent.journal.entry
+    for name, payload in product(TopicName, RUBBISH):
+        device.receive(name, payload)
+    assert device.agent.journal.entry == before
+    assert not device.agent._trust._waiting
 
 
-def receive(agent: Agent, name: TopicName, payload: bytes, fleet: str = "home", device: str = "pi-kitchen") -> None:
-    agent._receive(topic_for(fleet, name, device, sha12="0" * 12), payload, name is TopicName.DESIRED)
+def test_messages_of_others_are_not_looked_at(device: Device, home: Fleet) -> None:
+    payload = home.desired(5, home.deployment(home.publish()), device.enrolment_id)
+    device.receive(TopicName.DESIRED, payload, device="nuc")
+    device.receive(TopicName.DESIRED, payload, fleet="office")
+    assert not device.agent._trust._waiting
 
 
-def events(agent: Agent) -> list[tuple[str, str]]:
-    agent._spool.restart()
-    return [(message.kind, message.text) for message in agent._spool.due(0.0) if isinstance(message, Event)]
+def test_an_acknowledgement_of_another_spool_deletes_nothing(device: Device) -> None:
+    device.agent.note("note", "kept")
+    device.receive(TopicName.ACK, Ack(spool_id="another", seq=10**6).encode())
+    assert device.events() == [("note", "kept")]
+    device.receive(TopicName.ACK, Ack(spool_id=device.agent._spool.id, seq=10**6).encode())
+    assert device.events() == []
 
 
-def test_an_accepted_desired_state_is_in_the_journal_before_anything_is_done(agent: Agent, made: Settings) -> None:
-    wanted = desired(agent, 5)
-    receive(agent, TopicName.DESIRED, wanted.encode())
-    entry = Journal(made.state_folder).entry
-    assert (entry.state, entry.desired) == (State.RESOLVING, wanted)
+def test_two_agents_that_evict_each_other_say_so_once(device: Device) -> None:
+    device.wire.last_failure = "the broker closed the connection; another client may be using the same name"
+    for taken_over in (False, True, True, False, True):
+        device.wire.taken_over = taken_over
+        device.turn()
+    assert device.events() == [("taken_over", device.wire.last_failure)] * 2
 
 
-def test_the_same_generation_again_starts_nothing(agent: Agent) -> None:
-    receive(agent, TopicName.DESIRED, desired(agent, 5).encode())
-    install = agent._install
-    assert install is not None
-    receive(agent, TopicName.DESIRED, desired(agent, 5, install_timeout_s=1.0).encode())
-    receive(agent, TopicName.DESIRED, desired(agent, 4).encode())
-    assert agent._install is install
-    receive(agent, TopicName.DESIRED, desired(agent, 6).encode())
-    assert agent._install is not install
-
-
-@pytest.mark.parametrize("payload", [b"", b"{}", b"\xff", b"[]", b'{"v": 2}'])
-@pytest.mark.parametrize("name", TopicName)
-def test_rubbish_on_any_topic_changes_nothing(agent: Agent, name: TopicName, payload: bytes) -> None:
-    before = agent.journal.entry
-    receive(agent, name, payload)
-    assert agent.journal.entry == before
-    assert agent._install is None
-
-
-def test_messages_of_others_are_not_looked_at(agent: Agent) -> None:
-    receive(agent, TopicName.DESIRED, desired(agent, 5).encode(), device="nuc")
-    receive(agent, TopicName.DESIRED, desired(agent, 5).encode(), fleet="office")
-    assert agent._install is None
-
-
-def test_an_acknowledgement_of_another_spool_deletes_nothing(agent: Agent) -> None:
-    agent.note("note", "kept")
-    receive(agent, TopicName.ACK, Ack(spool_id="another", seq=10**6).encode())
-    assert events(agent) == [("note", "kept")]
-    receive(agent, TopicName.ACK, Ack(spool_id=agent._spool.id, seq=10**6).encode())
-    assert events(agent) == []
-
-
-def test_a_refused_desired_state_is_no_event(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
-    """A retained message for the device before this one comes with every connect: an event each fills the spool."""
-    before = agent.journal.entry
-    receive(agent, TopicName.DESIRED, desired(agent, 5, enrolment_id="e0").encode())
-    receive(agent, TopicName.DESIRED, desired(agent, 5, valid_until=1.0).encode())
-    assert agent.journal.entry == before
-    assert events(agent) == []
-    assert caplog.text.count("desired state refused") == 2
-
-
-def test_a_device_name_that_is_another_agents_ends_this_one(agent: Agent) -> None:
-    text = "the device name pi-kitchen belongs to another agent, heard of 3 s ago; stop that one"
-    stray = Reply(req_id="hello-e0", status=Status.DENIED, body=text.encode())
-    receive(agent, TopicName.REPLY, stray.encode())
-    assert agent._refused is None
-    mine = stray.model_copy(update={"req_id": f"hello-{agent.journal.entry.enrolment_id}"})
-    receive(agent, TopicName.REPLY, mine.encode())
-    with pytest.raises(BusyError, match=r"connecting as the device pi-kitchen: .* 3 s ago; stop that one$"):
-        agent.run(lambda: False)
-
-
-def test_a_desired_state_right_after_a_restart_in_the_middle_of_activating(made: Settings) -> None:
-    """The journal says ACTIVATING, the power came back, and the broker's retained message is the first thing read."""
-    journal = Journal(made.state_folder)
-    wanted = DESIRED.model_copy(update={"enrolment_id": journal.entry.enrolment_id, "generation": 5})
-    journal.record(state=State.ACTIVATING, desired=wanted)
-    agent = Agent(made)
-    agent._restore()
-    receive(agent, TopicName.DESIRED, desired(agent, 6).encode())
-    assert agent.journal.entry.desired is not None
-    assert agent.journal.entry.desired.generation in (5, 6)
-    agent._shut_down()
-
-
-def test_a_full_disk_when_a_desired_state_comes_does_not_end_the_agent(
-    agent: Agent, made: Settings, monkeypatch: pytest.MonkeyPatch
+def test_a_desired_state_right_after_a_restart_in_the_middle_of_activating(
+    open_device: Callable[[], Device], home: Fleet
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    before = agent.journal.entry
-    with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_file", full)
-        receive(agent, TopicName.DESIRED, desired(agent, 5).encode())
-        agent.tick(time.monotonic())
-        assert agent._install is None
-        assert events(agent) == []
-    assert Journal(made.state_folder).entry == agent.journal.entry == before
-    # There is room again, and the server says it once more.
-    receive(agent, TopicName.DESIRED, desired(agent, 5).encode())
-    assert agent.journal.entry.desired is not None
+    """The journal says ACTIVATING, the power came back, and the broker's retained message is the first thing read."""
+    device = open_device()
+    begun(device, home)
+    device.agent.journal.record(state=State.ACTIVATING)
+    device.close()
+    again = open_device()
+    assert again.agent._installer.current is not None
+    assert again.agent.journal.entry.state is State.RESOLVING
+    begun(again, home, 6)
+    assert again.generation == 6
 
 
-def test_a_full_disk_keeps_the_installation_that_is_under_way(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    receive(agent, TopicName.DESIRED, desired(agent, 5).encode())
-    install = agent._install
-    monkeypatch.setattr(durable, "write_file", full)
-    receive(agent, TopicName.DESIRED, desired(agent, 6).encode())
-    assert agent._install is install is not None
-    assert agent.journal.entry.desired == install.desired
-
-
-def test_a_damaged_slot_is_no_model_and_says_why(agent: Agent, made: Settings) -> None:
-    agent.journal.record(state=State.COMMITTED, active=ACTIVE, desired=desired(agent, 5))
-    agent.tick(time.monotonic())
-    entry = Journal(made.state_folder).entry
+def test_a_damaged_slot_is_no_model_and_says_why(device: Device, home: Fleet) -> None:
+    begun(device, home)
+    device.agent._installer.close()
+    device.agent.journal.record(state=State.COMMITTED, active=ACTIVE)
+    device.turn()
+    entry = Journal(device.agent.settings.state_folder, device.agent.journal.entry).entry
     assert (entry.state, entry.active) == (State.NO_MODEL, None)
-    assert entry.reason is not None
-    assert entry.reason.startswith("the committed variant is damaged: ")
-    assert [kind for kind, _ in events(agent)] == ["slot_damaged"]
+    assert (entry.reason or "").startswith("the committed variant is damaged: ")
+    assert [kind for kind, _ in device.events()] == ["accepted", "slot_damaged"]
 
 
-def test_a_damaged_slot_does_not_end_the_installation_of_another(agent: Agent) -> None:
-    agent.journal.record(active=ACTIVE)
-    receive(agent, TopicName.DESIRED, desired(agent, 5).encode())
-    agent.tick(time.monotonic())
-    assert (agent.journal.entry.state, agent.journal.entry.active) == (State.RESOLVING, None)
-    assert agent._install is not None
+def test_a_damaged_slot_does_not_end_the_installation_of_another(device: Device, home: Fleet) -> None:
+    begun(device, home)
+    device.agent.journal.record(active=ACTIVE)
+    device.turn()
+    assert (device.agent.journal.entry.state, device.agent.journal.entry.active) == (State.RESOLVING, None)
+    assert device.agent._installer.current is not None
 
 
-def test_the_state_says_what_is_there_and_whose_it_is(agent: Agent) -> None:
-    receive(agent, TopicName.DESIRED, desired(agent, 5).encode())
-    state = agent._state()
+def test_the_state_says_what_is_there_and_whose_it_is(device: Device, home: Fleet) -> None:
+    begun(device, home)
+    state = device.agent._installer.state()
     assert isinstance(state, DeviceState)
     assert (state.generation, state.state, state.active) == (5, State.RESOLVING, None)
-    assert state.enrolment_id == agent.journal.entry.enrolment_id
+    assert state.enrolment_id == device.enrolment_id
 
 
-def test_presence_and_the_will_are_of_one_connection_and_enrolment(agent: Agent) -> None:
-    will = Online.decode(agent._will().payload)
-    assert not will.online
-    assert agent._presence(online=True) == will.model_copy(update={"online": True})
-    assert will.enrolment_id == agent.journal.entry.enrolment_id
-    assert agent._facts.connection == will.connection
+def test_presence_will_and_hello_are_of_one_connection_and_enrolment(device: Device) -> None:
+    will = Online.decode(device.agent._will().payload)
+    assert (will.online, will.enrolment_id) == (False, device.enrolment_id)
+    device.agent._hello()
+    said = {message.topic: message.payload for message in device.wire.sent}
+    online = Online.decode(said[topic_for(FLEET, TopicName.ONLINE, DEVICE)])
+    assert online == will.model_copy(update={"online": True})
+    assert Facts.decode(said[topic_for(FLEET, TopicName.FACTS, DEVICE)]).connection == will.connection
 
 
-def test_the_connection_counter_is_on_disk_before_the_broker_knows_it(agent: Agent, made: Settings) -> None:
+def test_the_connection_counter_is_on_disk_before_the_broker_knows_it(device: Device) -> None:
     for number in (1, 2):
-        will = agent._will()
+        will = device.agent._will()
         assert (will.retained, will.topic) == (True, "edgefleet/1/home/d/pi-kitchen/online")
         assert f'"connection":{number}' in will.payload.decode()
-        assert Journal(made.state_folder).entry.connection == number
+        entry = device.agent.journal.entry
+        assert Journal(device.agent.settings.state_folder, entry).entry.connection == number
 
 
-def test_request_ids_are_never_used_again_over_restarts(made: Settings) -> None:
+def test_request_ids_are_never_used_again_over_restarts(open_device: Callable[[], Device]) -> None:
     seen: list[str] = []
     for _ in range(3):
-        agent = Agent(made)
-        agent._will()
-        seen += [agent.next_req_id() for _ in range(3)]
-        agent._shut_down()
+        device = open_device()
+        device.agent._will()
+        seen += [device.agent.next_req_id() for _ in range(3)]
+        device.close()
     assert len(set(seen)) == len(seen)
 
 
-def test_one_agent_per_state_folder(agent: Agent, made: Settings) -> None:
-    assert agent.settings == made
+def test_one_agent_per_state_folder(device: Device) -> None:
     with pytest.raises(BusyError, match="another agent is running"):
-        Agent(made)
+        Agent(device.agent.settings)
 
 
-def test_a_journal_that_was_damaged_is_reported(made: Settings) -> None:
-    (made.state_folder / "journal.json").write_bytes(b"\0")
-    agent = Agent(made)
-    agent._restore()
-    assert [message.model_dump()["kind"] for message in agent._spool.due(0.0)] == ["damage"]
-    agent._shut_down()
+def test_a_clock_that_runs_backwards_is_held_by_what_was_verified(
+    device: Device, home: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(device, home)
+    verified = time.time()
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    assert device.agent.wall_clock() == pytest.approx(verified, abs=60)

@@ -71,7 +71,7 @@ class House:
         self.slots = Slots(folder)
         settings = Settings.model_validate(
             {
-                "fleet": "home", "device": "pi", "profile": "p", "state_folder": folder, "broker": {"host": "x"},
+                "profile": "p", "state_folder": folder,
                 "source": {"kind": "replay", "path": "x", "rate_per_s": rate_per_s},
                 "telemetry": {"window_s": window_s},
             }

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgefleet import selection
 from edgefleet.package import digest as digests
 from edgefleet.package.layout import Package
-from edgefleet.package.manifest import FILEPATH_ANNOTATION, Layer, Manifest
+from edgefleet.package.manifest import FILEPATH_ANNOTATION, Layer, Manifest, VariantSpec
 from edgefleet.protocol.messages import Reply, Request, RequestKind, State, Status
+from edgefleet.protocol.signed import Action
 from edgefleet.protocol.topics import short_digest
-from edgefleet_agent import install as module
+from edgefleet_agent import preparation, supervise
 from edgefleet_agent.install import Install, InstallError
+from edgefleet_agent.part_file import PartFile
 from edgefleet_agent.slots import Slots
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Runtime
@@ -24,9 +31,12 @@ from sdk.wire_examples import DESIRED
 RUNTIMES = {Runtime.ONNXRUNTIME: "1.20.1"}
 
 
-class FakeTester:
+class FakeWorker:
     def messages(self) -> tuple[list[dict[str, object]], bool]:
         return [{"kind": "self_test", "ok": True, "reason": None, "max_abs_difference": 0.0}], False
+
+    def fileno(self) -> int:
+        return 0
 
     def stop(self) -> None: ...
 
@@ -55,14 +65,15 @@ class Host:
         self.noted.append(kind)
 
     def install(self, *, resumed: bool = False) -> Install:
-        deployment = DESIRED.deployment.model_copy(update={"index_digest": self.package.digest})
+        target = DESIRED.deployment.target.model_copy(update={"index_digest": self.package.digest})
+        deployment = DESIRED.deployment.model_copy(update={"target": target})
         desired = DESIRED.model_copy(update={"deployment": deployment})
         return Install(desired, catalogue.load("generic-x86-64"), RUNTIMES, self.slots, self, resumed=resumed)
 
     def answer(self, install: Install) -> None:
         asked, self.asked = self.asked, []
         for request in asked:
-            content = self.package.blobs.path(request.digest).read_bytes()
+            content = self.package.blobs.path(request.digest or "").read_bytes()
             if request.kind is RequestKind.METADATA:
                 install.on_reply(Reply(req_id=request.req_id, status=Status.OK, body=content), self.now)
                 continue
@@ -70,14 +81,20 @@ class Host:
                 for block in range(first, first + count):
                     start = block * digests.BLOCK_BYTES
                     piece = content[start : start + digests.BLOCK_BYTES]
-                    install.on_piece(short_digest(request.digest), block * 4, piece, self.now)
+                    install.on_piece(short_digest(request.digest or ""), block * 4, piece, self.now)
+
+    def tick(self, install: Install) -> None:
+        """One turn of the loop; what runs beside it is waited for."""
+        if install.state is not State.SELF_TEST and (waiting := install.descriptors()):
+            assert select.select(waiting, [], [], 10.0)[0]
+        install.tick(self.now)
 
     def drive(self, install: Install, until: State, limit: int = 200) -> None:
         for _ in range(limit):
             if install.state is until:
                 return
             self.now += 0.02
-            install.tick(self.now)
+            self.tick(install)
             self.answer(install)
         pytest.fail(f"still {install.state}")
 
@@ -99,7 +116,7 @@ class Host:
 
 @pytest.fixture(name="host")
 def _host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    monkeypatch.setattr(module, "start_self_test", lambda *_: FakeTester())
+    monkeypatch.setattr(supervise, "self_test", lambda *_: FakeWorker())
     return Host(tmp_path)
 
 
@@ -112,7 +129,7 @@ def test_the_whole_way(host: Host) -> None:
     pulled = [layer for layer in manifest.layers if layer.media_type != Layer.BLOCKS]
     assert install.progress is not None
     assert install.progress.verified_bytes == install.progress.total_bytes == sum(layer.size for layer in pulled)
-    assert host.noted == ["variant_selected", "self_test"]
+    assert host.noted == ["variant_selected", "download_planned", "self_test"]
     install.close()
     install.close()
 
@@ -132,13 +149,14 @@ def test_a_restart_takes_up_what_was_pulled(host: Host) -> None:
     host.drive(first, State.DOWNLOADING)
     while first.progress is None or first.progress.verified_bytes < 61_440:
         host.now += 0.02
-        first.tick(host.now)
+        host.tick(first)
         host.answer(first)
     first.close()
     for resumed in (False, True):
         host.asked.clear()
         again = host.install(resumed=resumed)
         host.drive(again, State.DOWNLOADING)
+        host.tick(again)
         assert again.progress is not None
         assert again.progress.verified_bytes >= 61_440
         assert (again.pulled_bytes >= 61_440) is resumed
@@ -188,9 +206,10 @@ def test_a_package_that_makes_no_sense_is_refused_before_a_block_is_asked_for(
 
 
 def test_a_disk_without_room_is_known_before_a_block_is_asked_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage("/")._replace(free=1000)
+    usage = shutil.disk_usage("/")._replace(free=preparation.FLOOR_BYTES + 1000, total=2**40)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
-    with pytest.raises(InstallError, match=r"insufficient_storage: \d+ bytes are needed, 1000 are free"):
+    said = rf"insufficient_storage: \d+ bytes are needed, 1000 are free beside the {preparation.FLOOR_BYTES} "
+    with pytest.raises(InstallError, match=said):
         host.drive(host.install(), State.VERIFYING)
     assert not any(request.kind is RequestKind.BLOCKS for request in host.asked)
 
@@ -211,7 +230,7 @@ def test_a_self_test_that_cannot_be_started_ends_the_installation(host: Host, mo
     def fail(*_: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(module, "start_self_test", fail)
+    monkeypatch.setattr(supervise, "self_test", fail)
     with pytest.raises(InstallError, match="no process could be started"):
         host.drive(host.install(), State.ACTIVATING)
 
@@ -224,3 +243,120 @@ def test_a_refusal_of_what_was_asked_ends_it_and_of_anything_else_does_not(host:
     install.on_reply(refusal, 0.0)
     with pytest.raises(InstallError, match=f"the server says {status}: why"):
         install.on_reply(refusal.model_copy(update={"req_id": host.asked[0].req_id}), 0.0)
+
+
+def test_what_an_earlier_variant_has_is_not_pulled_again_and_is_counted(host: Host, tmp_path: Path) -> None:
+    host.drive(host.install(), State.ACTIVATING)
+    _, before = host.only_variant()
+    shutil.rmtree(tmp_path / "package")
+    files = two_variants(tmp_path / "new")
+    model = files[0].model_files[0]
+    model.write_bytes(model.read_bytes()[:-1] + b"\xff")
+    write(tmp_path / "package", files, "1.3.0")
+    host.package = Package(tmp_path / "package")
+    install = host.install()
+    asked: list[Request] = []
+    while install.state is not State.ACTIVATING:
+        host.now += 0.02
+        host.tick(install)
+        asked += host.asked
+        host.answer(install)
+    digests_before = {layer.digest for layer in before.layers}
+    wanted = [(request.digest, request.blocks) for request in asked if request.kind is RequestKind.BLOCKS]
+    # The one model file that changed, and of it the last block only.
+    assert [blocks for digest, blocks in wanted if digest not in digests_before] == [((1, 1),)]
+    assert len(wanted) == 1
+    assert install.progress is not None
+    assert install.reused_bytes == install.progress.total_bytes - 1
+
+
+def test_a_desired_state_that_names_nothing_ends_it(host: Host) -> None:
+    install = host.install()
+    install.desired = install.desired.model_copy(update={"action": Action.NONE})
+    with pytest.raises(InstallError, match="names no package version for none"):
+        install.tick(0.0)
+
+
+def test_hashing_does_not_stop_the_loop(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large variant on a slow card takes minutes; the agent answers its broker meanwhile."""
+    host.drive(host.install(), State.ACTIVATING)
+    go_on = threading.Event()
+    real = host.slots.check
+
+    def slow(digest: str) -> VariantSpec:
+        assert go_on.wait(30)
+        return real(digest)
+
+    monkeypatch.setattr(host.slots, "check", slow)
+    install = host.install()
+    install.tick(1.0)
+    host.answer(install)
+    for tenth in range(100):
+        install.tick(1.0 + tenth / 10)
+    assert install.state is State.SELECTING
+    go_on.set()
+    assert select.select(install.descriptors(), [], [], 10.0)[0]
+    install.tick(12.0)
+    assert install.spec is not None
+
+
+def test_an_installation_that_is_replaced_leaves_the_disk_to_the_next(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older one is still preparing when it is closed; the newer one waits for its turn and finds all of it."""
+    go_on, real = threading.Event(), PartFile
+
+    def slow(*values: Any) -> PartFile:
+        assert go_on.wait(30)
+        return real(*values)
+
+    monkeypatch.setattr(preparation, "PartFile", slow)
+    first = host.install()
+    while first.state is not State.DOWNLOADING:
+        host.now += 0.02
+        first.tick(host.now)
+        host.answer(first)
+    first.close()
+    second = host.install()
+    for _ in range(10):
+        host.now += 0.02
+        second.tick(host.now)
+        host.answer(second)
+    go_on.set()
+    host.drive(second, State.ACTIVATING)
+    host.slots.check(host.only_variant()[0])
+    assert first.descriptors() == []
+
+
+def test_metadata_that_never_comes_ends_it(host: Host) -> None:
+    install = host.install()
+    seconds = iter(range(4000))
+
+    def wait() -> None:
+        for second in seconds:
+            install.tick(float(second))
+
+    with pytest.raises(InstallError, match="no metadata came in answer to 30 requests in a row"):
+        wait()
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_an_error_at_fsync_is_reported_and_what_is_not_on_disk_is_pulled_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    real, calls = os.fsync, []
+
+    def fail(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == {"first": 1, "last": 10}[where]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        install = host.install()
+        with pytest.raises(InstallError, match="storage: Input/output error"):
+            host.drive(install, State.ACTIVATING)
+        install.close()
+    host.drive(host.install(), State.ACTIVATING)
+    host.slots.check(host.only_variant()[0])

@@ -10,9 +10,19 @@ import pytest
 
 from edgefleet import durable
 from edgefleet.errors import StorageError
-from edgefleet.protocol.messages import Progress, State
-from edgefleet_agent.journal import Journal
-from sdk.wire_examples import ACTIVE, DESIRED
+from edgefleet.protocol.messages import ActiveVariant, Progress, State
+from edgefleet.protocol.signed import Action, Deployment, Desired, PackageVersion
+from edgefleet_agent.journal import Enrolment, Entry, Journal, Refusal
+
+FRESH = Entry(enrolment=Enrolment(fleet="home", device="pi-kitchen", enrolment_id="e1"))
+DIGEST = "sha256:" + "1" * 64
+ACTIVE = ActiveVariant(digest=DIGEST, index_digest=DIGEST, name="v", runtime="litert", precision="int8")
+PACKAGE = PackageVersion(package="digits", version="1.0.0", release=1, index_digest=DIGEST)
+DEPLOYMENT = Deployment(deployment_id="d", fleet="home", serial=1, target=PACKAGE, selector="all", expires=2e9)
+DESIRED = Desired(
+    fleet="home", device="pi-kitchen", enrolment_id="e1", generation=7, action=Action.INSTALL, valid_until=2e9,
+    install_timeout_s=60.0, deployment=DEPLOYMENT,
+)  # fmt: skip
 
 
 def full(*_: object) -> None:
@@ -20,37 +30,36 @@ def full(*_: object) -> None:
 
 
 def test_a_new_journal_is_on_disk_at_once(tmp_path: Path) -> None:
-    entry = Journal(tmp_path).entry
+    entry = Journal(tmp_path, FRESH).entry
     assert (entry.state, entry.connection, entry.desired, entry.active) == (State.IDLE, 0, None, None)
-    assert Journal(tmp_path).entry == entry
-    assert entry.enrolment_id
-
-
-def test_two_devices_have_different_enrolments(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    assert Journal(tmp_path / "a").entry.enrolment_id != Journal(tmp_path / "b").entry.enrolment_id
+    other = FRESH.model_copy(update={"connection": 9})
+    assert Journal(tmp_path, other).entry == entry == FRESH
 
 
 def test_everything_survives_a_restart(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, FRESH)
     journal.record(
         connection=7,
         state=State.DOWNLOADING,
         reason="größer",
         desired=DESIRED,
+        deployment=DEPLOYMENT,
         active=ACTIVE,
+        running=PACKAGE,
+        refusal=Refusal(generation=8, reason="too old"),
+        commands=("c1",),
         progress=Progress(verified_bytes=1, total_bytes=2),
         pulled_bytes=3,
+        reused_bytes=6,
         bad_blocks=4,
         elapsed_s=5.5,
     )
-    again = Journal(tmp_path)
+    again = Journal(tmp_path, FRESH)
     assert again.entry == journal.entry
     assert again.entry.desired == DESIRED
     assert again.damage is None
     again.record(state=State.COMMITTED)
-    third = Journal(tmp_path).entry
+    third = Journal(tmp_path, FRESH).entry
     assert (third.state, third.connection, third.active) == (State.COMMITTED, 7, ACTIVE)
 
 
@@ -62,50 +71,31 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
         b"\xff\xfe\x00",
         b"[]",
         b"{}",
-        b'{"enrolment_id": 1}',
-        b'{"enrolment_id":"e","state":"gone"}',
+        b'{"enrolment": 1}',
+        b'{"enrolment":{"fleet":"home","device":"pi-kitchen","enrolment_id":"e1"},"state":"gone"}',
         b"\0" * 4096,
     ],
 )
-def test_a_damaged_journal_is_set_aside_and_said_and_the_enrolment_stays(tmp_path: Path, damage: bytes) -> None:
-    before = Journal(tmp_path).entry
+def test_a_damaged_journal_is_set_aside_and_said(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "journal.json").write_bytes(damage)
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, FRESH)
     assert journal.damage is not None
     assert "journal.damaged" in journal.damage
     assert (tmp_path / "journal.damaged").read_bytes() == damage
-    assert journal.entry.state is State.IDLE
-    # Who it is stands in a file of its own: the server need not be told that a device was replaced.
-    assert journal.entry.enrolment_id == before.enrolment_id
-    again = Journal(tmp_path)
+    assert journal.entry == FRESH
+    again = Journal(tmp_path, FRESH)
     assert (again.entry, again.damage) == (journal.entry, None)
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe"])
-def test_an_enrolment_that_cannot_be_read_is_made_anew(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "enrolment-id").write_bytes(content)
-    made = Journal(tmp_path).entry.enrolment_id
-    assert len(made) == 16
-    assert Journal(tmp_path).entry.enrolment_id == made
-
-
-def test_the_enrolment_is_made_once_and_never_written_again(tmp_path: Path) -> None:
-    Journal(tmp_path).record(state=State.COMMITTED)
-    path = tmp_path / "enrolment-id"
-    inode, text = path.stat().st_ino, path.read_text()
-    Journal(tmp_path).record(state=State.FAILED)
-    assert (path.stat().st_ino, path.read_text()) == (inode, text)
-
-
 def test_a_half_written_temporary_file_means_nothing(tmp_path: Path) -> None:
-    entry = Journal(tmp_path).entry
+    entry = Journal(tmp_path, FRESH).entry
     (tmp_path / ".journal.json.123.tmp").write_bytes(b'{"enrol')
-    assert Journal(tmp_path).entry == entry
+    assert Journal(tmp_path, FRESH).entry == entry
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, FRESH)
     journal.record(state=State.COMMITTED)
     before = (tmp_path / "journal.json").read_bytes()
     with monkeypatch.context() as patch:
@@ -114,15 +104,15 @@ def test_a_full_disk_leaves_the_old_journal(tmp_path: Path, monkeypatch: pytest.
             journal.record(state=State.FAILED)
     assert journal.entry.state is State.COMMITTED
     assert (tmp_path / "journal.json").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["enrolment-id", "journal.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.json"]
     journal.record(state=State.FAILED)
-    assert Journal(tmp_path).entry.state is State.FAILED
+    assert Journal(tmp_path, FRESH).entry.state is State.FAILED
 
 
 def test_a_record_that_fails_changes_nothing_and_leaves_nothing_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, FRESH)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "write_file", full)
         with pytest.raises(StorageError):
@@ -130,7 +120,7 @@ def test_a_record_that_fails_changes_nothing_and_leaves_nothing_to_write(
     written = count_writes(monkeypatch)
     journal.retry()
     assert written == []
-    assert Journal(tmp_path).entry.state is State.IDLE
+    assert Journal(tmp_path, FRESH).entry.state is State.IDLE
 
 
 def count_writes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -149,37 +139,37 @@ def test_a_note_holds_in_memory_while_the_disk_refuses_and_is_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outcome that cannot be written is still reported: a full disk must not turn it into a crash."""
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, FRESH)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "write_file", full)
         journal.note(state=State.FAILED, reason="insufficient_storage")
         journal.retry()
         journal.note(pulled_bytes=7)
         assert (journal.entry.state, journal.entry.pulled_bytes) == (State.FAILED, 7)
-        assert Journal(tmp_path).entry.state is State.IDLE
+        assert Journal(tmp_path, FRESH).entry.state is State.IDLE
     written = count_writes(monkeypatch)
     journal.retry()
     journal.retry()
     assert len(written) == 1
-    assert Journal(tmp_path).entry == journal.entry
+    assert Journal(tmp_path, FRESH).entry == journal.entry
     assert journal.entry.reason == "insufficient_storage"
 
 
 def test_a_note_is_on_disk_at_once_when_the_disk_takes_it(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, FRESH)
     journal.note(state=State.NO_MODEL)
-    assert Journal(tmp_path).entry.state is State.NO_MODEL
+    assert Journal(tmp_path, FRESH).entry.state is State.NO_MODEL
 
 
 def test_a_record_after_a_note_that_could_not_be_written_writes_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, FRESH)
     with monkeypatch.context() as patch:
         patch.setattr(durable, "write_file", full)
         journal.note(connection=5)
     journal.record(state=State.FAILED)
-    found = Journal(tmp_path).entry
+    found = Journal(tmp_path, FRESH).entry
     assert (found.connection, found.state) == (5, State.FAILED)
 
 

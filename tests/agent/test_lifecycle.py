@@ -39,7 +39,7 @@ def test_every_state_in_progress_can_fail_and_go_on(state: State) -> None:
     assert after(state, Trigger.DONE) in {*IN_PROGRESS, State.COMMITTED}
 
 
-@pytest.mark.parametrize("state", [State.IDLE, *TERMINAL_STATES])
+@pytest.mark.parametrize("state", [State.IDLE, *sorted(TERMINAL_STATES)])
 def test_at_rest_nothing_happens_but_a_new_generation(state: State) -> None:
     assert after(state, Trigger.ACCEPTED) is State.RESOLVING
     for trigger in set(Trigger) - {Trigger.ACCEPTED}:

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 HEAVY = {
-    "ai_edge_litert", "fastapi", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "rich", "tensorflow",
-    "tflite_runtime", "torch",
+    "ai_edge_litert", "cryptography", "fastapi", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "rich",
+    "securesystemslib", "tensorflow", "tflite_runtime", "torch", "tuf",
 }  # fmt: skip
 OTHER_FLOORS = {"edgefleet_converters", "edgefleet_demo"}
 
@@ -55,3 +55,14 @@ def test_the_workers_own_module_loads_no_runtime_before_it_has_a_plan() -> None:
     names = loaded("import edgefleet_agent.worker")
     assert "numpy" in names
     assert names.isdisjoint((HEAVY - {"numpy"}) | {"pydantic", "paho"})
+
+
+def test_the_trust_process_loads_nothing_heavy_before_it_is_tied_to_its_agent() -> None:
+    names = loaded("import edgefleet_agent.trust_process")
+    assert names.isdisjoint(HEAVY | {"pydantic", "paho"})
+
+
+def test_the_trust_process_loads_no_runtime_and_no_broker_connection() -> None:
+    names = loaded("import edgefleet_agent.trust_jobs")
+    assert {"tuf", "cryptography"} <= names
+    assert names.isdisjoint((HEAVY - {"cryptography", "securesystemslib", "tuf"}) | {"paho"})

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefleet.protocol.messages import Reply, Status
-from edgefleet_agent.metadata import MAX_BAD, MAX_PARTS, RETRY_CAP_S, RETRY_S, Fetch
+from edgefleet_agent.metadata import (
+    MAX_BAD,
+    MAX_BYTES,
+    MAX_PARTS,
+    MAX_TRIES,
+    OPEN_REQUESTS,
+    RETRY_CAP_S,
+    RETRY_S,
+    Fetch,
+)
 
 CONTENT = bytes(range(256)) * 4
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -41,49 +50,76 @@ def test_a_new_fetch_is_due_and_owns_nothing() -> None:
 def test_parts_in_any_order_with_repeats(order: list[int], repeated: list[int]) -> None:
     fetch, parts = asked(), cut(7)
     for number in [*repeated, *order]:
-        assert fetch.add(parts[number])
+        assert fetch.add(parts[number], 0.0)
     assert fetch.content == CONTENT
     assert not fetch.due(1e9)
 
 
-def test_an_answer_to_an_older_request_is_nobodys() -> None:
+def test_answers_to_two_requests_are_not_mixed() -> None:
     fetch = asked()
     first, second = cut(2, "1-1")
-    assert fetch.owns(first)
-    fetch.add(first)
+    fetch.add(first, 0.0)
     fetch.asked("1-2", 3.0)
-    assert not fetch.owns(second)
-    # What came for the older request is not mixed with the new answer.
-    for part in cut(3, "1-2"):
+    for part in cut(3, "1-2")[:2]:
         assert fetch.owns(part)
-        fetch.add(part)
+        fetch.add(part, 3.0)
+    assert not fetch.content
+    # A slow line: the answer to the first request is only now complete.
+    assert fetch.owns(second)
+    fetch.add(second, 3.0)
     assert (fetch.content, fetch.bad) == (CONTENT, 0)
+    assert not fetch.owns(second)
+
+
+def test_an_answer_to_a_much_older_request_is_nobodys() -> None:
+    fetch = asked()
+    for number in range(OPEN_REQUESTS):
+        fetch.asked(f"2-{number}", 0.0)
+    assert not fetch.owns(reply(0, 1, CONTENT, "1-1"))
+    fetch.add(reply(0, 1, CONTENT, "1-1"), 0.0)
+    assert fetch.content is None
+
+
+def test_parts_that_still_come_put_the_next_request_off() -> None:
+    fetch, parts = asked(), cut(7)
+    for number, part in enumerate(parts[:-1]):
+        assert not fetch.due(number * 1.9)
+        fetch.add(part, number * 1.9)
+    assert fetch.due(5 * 1.9 + RETRY_S)
+
+
+def test_more_than_metadata_may_be_is_not_kept() -> None:
+    fetch, body = asked(), bytes(MAX_BYTES // 4)
+    for part in range(6):
+        assert fetch.add(reply(part, 6, body), 0.0)
+    assert (fetch.content, fetch.bad) == (None, 0)
+    assert sum(len(held) for held in fetch._answers["1-1"].values()) == MAX_BYTES
 
 
 def test_damaged_content_is_asked_for_again_at_once_and_given_up_in_the_end() -> None:
     fetch = asked()
     for bad in range(1, MAX_BAD):
-        assert fetch.add(reply(0, 1, CONTENT[:-1], f"1-{bad}"))
+        assert fetch.add(reply(0, 1, CONTENT[:-1], f"1-{bad}"), 0.0)
         assert (fetch.content, fetch.bad) == (None, bad)
         assert fetch.due(0.0)
         fetch.asked(f"1-{bad + 1}", 0.0)
-    assert not fetch.add(reply(0, 1, CONTENT + b"x"))
+    assert not fetch.add(reply(0, 1, CONTENT + b"x", f"1-{MAX_BAD}"), 0.0)
     assert fetch.content is None
 
 
 def test_good_content_after_damaged_content_is_taken() -> None:
     fetch = asked()
-    fetch.add(reply(0, 1, b""))
+    fetch.add(reply(0, 1, b""), 0.0)
     fetch.asked("1-2", 0.0)
-    fetch.add(reply(0, 1, CONTENT, "1-2"))
+    fetch.add(reply(0, 1, CONTENT, "1-2"), 0.0)
     assert fetch.content == CONTENT
 
 
 @pytest.mark.parametrize(("part", "parts"), [(1, 1), (9, 3), (0, MAX_PARTS + 1), (10**12, 10**12)])
 def test_parts_that_cannot_be_are_dropped(part: int, parts: int) -> None:
     fetch = asked()
-    assert fetch.add(reply(part, parts, b"x"))
-    fetch.add(reply(0, 1, CONTENT))
+    assert fetch.add(reply(part, parts, b"x"), 0.0)
+    fetch.add(reply(0, 1, CONTENT), 0.0)
     assert fetch.content == CONTENT
 
 
@@ -108,16 +144,26 @@ def test_a_reconnect_asks_at_once_and_begins_the_waits_anew() -> None:
 
 
 def test_a_busy_hub_says_when_to_come_back() -> None:
-    fetch = asked()
+    for jitter in (0.0, 1.0):
+        fetch = asked()
+        fetch.wait(30.0, 1.0, jitter)
+        later_s = 15.0 * jitter
+        assert not fetch.due(30.9 + later_s)
+        assert fetch.due(31.0 + later_s)
     fetch.wait(30.0, 1.0)
     assert not fetch.due(30.9)
-    assert fetch.due(31.0)
+    assert fetch.due(46.0)
 
 
-def test_a_server_that_is_silent_for_days_does_not_end_the_agent() -> None:
-    """1,100 requests, one a minute, are 18 hours."""
+def test_a_server_that_stays_silent_is_given_up_after_half_an_hour() -> None:
     fetch, now = Fetch(DIGEST), 0.0
-    for number in range(1100):
-        fetch.asked(f"1-{number}", now)
-        now += RETRY_CAP_S
+    while not fetch.gave_up:
         assert fetch.due(now)
+        fetch.asked("1-1", now)
+        now = fetch._next_at
+    assert 20 * 60 < now < 40 * 60
+    fetch.reconnected()
+    assert not fetch.gave_up
+    for _ in range(MAX_TRIES):
+        fetch.asked("1-1", now)
+    assert not fetch.gave_up

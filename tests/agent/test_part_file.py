@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgefleet.package.digest import BLOCK_BYTES
-from edgefleet_agent.download import PartFile
+from edgefleet_agent.part_file import MAX_INCOMPLETE, Added, PartFile
 
 UNIT = 15 * 1024
 SIZE = 2 * BLOCK_BYTES + 20_000
@@ -26,6 +26,10 @@ def digests(content: bytes) -> bytes:
 
 def part(path: Path, content: bytes = CONTENT) -> PartFile:
     return PartFile(path, len(content), digests(content))
+
+
+def said(added: Added | None) -> tuple[int, bool | None] | None:
+    return None if added is None else (added.block, added.verified)
 
 
 def pieces(block: int, units: int, content: bytes = CONTENT) -> list[tuple[int, bytes]]:
@@ -43,7 +47,11 @@ def test_pieces_of_every_size_in_any_order(tmp_path: Path, units: int, backwards
     for block in (2, 0, 1):
         cut = pieces(block, units)
         results = [made.add(*piece) for piece in (cut[::-1] if backwards else cut)]
-        assert results == [(block, None)] * (len(cut) - 1) + [(block, True)]
+        assert [said(result) for result in results] == [(block, None)] * (len(cut) - 1) + [(block, True)]
+        # What is held never falls, and is the whole block in the end.
+        held = [result.held_bytes for result in results if result is not None]
+        assert held == sorted(held)
+        assert held[-1] == made.block_size(block)
     assert (made.missing, made.verified_bytes) == ([], SIZE)
     made.close()
     assert (tmp_path / "p").read_bytes() == CONTENT
@@ -53,23 +61,43 @@ def test_repeated_pieces_are_harmless(tmp_path: Path) -> None:
     made = part(tmp_path / "p")
     first, second, third, fourth = pieces(0, 1)
     for piece in (second, second, first, second, fourth):
-        assert made.add(*piece) == (0, None)
-    assert made.add(*third) == (0, True)
+        assert said(made.add(*piece)) == (0, None)
+    assert said(made.add(*third)) == (0, True)
     assert made.add(*third) is None
     assert made.verified == {0}
+
+
+def test_a_repeated_piece_is_not_counted_twice(tmp_path: Path) -> None:
+    made = part(tmp_path / "p")
+    held = [made.add(*piece) for piece in (pieces(0, 1)[1], pieces(0, 1)[1], pieces(0, 2)[0], pieces(0, 1)[0])]
+    assert [added.held_bytes for added in held if added is not None] == [UNIT, UNIT, 2 * UNIT, UNIT]
+
+
+def test_the_beginnings_of_many_blocks_do_not_fill_the_memory(tmp_path: Path) -> None:
+    content = bytes(200 * BLOCK_BYTES)
+    made = part(tmp_path / "p", content)
+    taken = [made.add(block * 4, bytes(UNIT)) is not None for block in range(200)]
+    assert taken == [True] * MAX_INCOMPLETE + [False] * (200 - MAX_INCOMPLETE)
+    for number, piece in pieces(0, 1, content):
+        made.add(number, piece)
+    assert made.verified == {0}
+    assert made.add(199 * 4, bytes(UNIT)) is not None
 
 
 def test_a_whole_block_after_some_of_its_pieces_is_taken(tmp_path: Path) -> None:
     """A hub that came back with another piece size: what is left of the old pieces must not spoil the new one."""
     made = part(tmp_path / "p")
-    assert made.add(*pieces(0, 1)[1]) == (0, None)
-    assert made.add(*pieces(0, 4)[0]) == (0, True)
+    assert said(made.add(*pieces(0, 1)[1])) == (0, None)
+    assert said(made.add(*pieces(0, 4)[0])) == (0, True)
 
 
 @pytest.mark.parametrize(
     ("piece", "content"),
     [
         (0, b""),
+        (0, CONTENT[: UNIT - 1]),
+        (1, CONTENT[UNIT : 2 * UNIT + 1]),
+        (8, CONTENT[2 * BLOCK_BYTES : -1]),
         (0, CONTENT[: BLOCK_BYTES + 1]),
         (3, CONTENT[3 * UNIT : 3 * UNIT + UNIT + 1]),
         (8, CONTENT[2 * BLOCK_BYTES :] + b"x"),
@@ -83,7 +111,7 @@ def test_pieces_that_fit_nowhere_are_dropped(tmp_path: Path, piece: int, content
     before = (tmp_path / "p").read_bytes()
     assert made.add(piece, content) is None
     for block in range(3):
-        assert made.add(*pieces(block, 4)[0]) == (block, True)
+        assert said(made.add(*pieces(block, 4)[0])) == (block, True)
     assert before == bytes(SIZE)
 
 
@@ -91,19 +119,19 @@ def test_a_block_that_does_not_match_is_never_written_and_can_come_again(tmp_pat
     made = part(tmp_path / "p")
     damaged = bytearray(CONTENT[:BLOCK_BYTES])
     damaged[-1] ^= 1
-    assert made.add(0, bytes(damaged)) == (0, False)
+    assert said(made.add(0, bytes(damaged))) == (0, False)
     for number, piece in pieces(1, 1):
-        result = made.add(number + 0, bytes(len(piece)))
+        result = said(made.add(number + 0, bytes(len(piece))))
     assert result == (1, False)
     assert (tmp_path / "p").read_bytes() == bytes(SIZE)
     assert made.missing == [0, 1, 2]
-    assert [made.add(*piece) for piece in pieces(0, 2)] == [(0, None), (0, True)]
+    assert [said(made.add(*piece)) for piece in pieces(0, 2)] == [(0, None), (0, True)]
 
 
 def test_a_block_in_the_wrong_place_is_refused(tmp_path: Path) -> None:
     made = part(tmp_path / "p")
-    assert made.add(0, CONTENT[BLOCK_BYTES : 2 * BLOCK_BYTES]) == (0, False)
-    assert made.add(8, CONTENT[: SIZE - 2 * BLOCK_BYTES]) == (2, False)
+    assert said(made.add(0, CONTENT[BLOCK_BYTES : 2 * BLOCK_BYTES])) == (0, False)
+    assert said(made.add(8, CONTENT[: SIZE - 2 * BLOCK_BYTES])) == (2, False)
     assert made.verified_bytes == 0
 
 
@@ -114,7 +142,7 @@ def test_awkward_sizes(tmp_path: Path, size: int) -> None:
     assert len(made.missing) == -(-size // BLOCK_BYTES)
     for block in made.missing:
         for piece in pieces(block, 4, content):
-            assert made.add(*piece) == (block, True)
+            assert said(made.add(*piece)) == (block, True)
     made.close()
     assert (tmp_path / "p").read_bytes() == content
     assert part(tmp_path / "p", content).missing == []
@@ -132,7 +160,7 @@ def test_resuming_finds_what_is_good_and_nothing_else(tmp_path: Path) -> None:
     again = part(tmp_path / "p")
     assert (again.verified, again.missing) == ({0, 2}, [1])
     assert again.verified_bytes == SIZE - BLOCK_BYTES
-    assert again.add(*pieces(1, 4)[0]) == (1, True)
+    assert said(again.add(*pieces(1, 4)[0])) == (1, True)
     again.close()
     assert (tmp_path / "p").read_bytes() == CONTENT
 
@@ -185,7 +213,31 @@ def test_a_short_write_is_an_error_and_no_verified_block(tmp_path: Path, monkeyp
         with pytest.raises(OSError, match="No space left"):
             made.add(*pieces(0, 4)[0])
     assert 0 in made.missing
-    assert made.add(*pieces(0, 4)[0]) == (0, True)
+    assert said(made.add(*pieces(0, 4)[0])) == (0, True)
+
+
+def test_an_error_at_fsync_takes_the_file_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel forgets what it could not write, so re-hashing would believe what is only in memory."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    made = part(tmp_path / "p")
+    made.add(*pieces(0, 4)[0])
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        made.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rehashing_stops_when_told_to(tmp_path: Path) -> None:
+    first = part(tmp_path / "p")
+    for block in range(3):
+        first.add(*pieces(block, 4)[0])
+    first.close()
+    answers = iter([False, True])
+    again = PartFile(tmp_path / "p", SIZE, digests(CONTENT), lambda: next(answers))
+    assert again.verified == {0}
 
 
 @settings(max_examples=40, deadline=None)

@@ -13,12 +13,8 @@ from edgefleet_agent.settings import load
 
 SHIPPED = Path(__file__).parents[2] / "agent" / "edgefleet-agent.toml"
 GOOD = """
-fleet = "home"
-device = "pi-kitchen"
 profile = "raspberry-pi-5"
 state_folder = "state"
-[broker]
-host = "127.0.0.1"
 [source]
 kind = "replay"
 path = "inputs.npz"
@@ -33,11 +29,13 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 def test_the_shipped_file_is_valid_and_shows_the_defaults(tmp_path: Path) -> None:
     shipped = load(SHIPPED)
-    assert (shipped.fleet, shipped.device) == ("home", "pi-kitchen")
+    assert shipped.identity == SHIPPED.parent / "identity"
     assert shipped.state_folder == Path("/var/lib/edgefleet")
     assert shipped.root == Path("/")
     shortest = load(write(tmp_path, GOOD))
     assert (shipped.broker, shipped.telemetry) == (shortest.broker, shortest.telemetry)
+    assert shipped.download == shortest.download
+    assert shortest.identity == tmp_path / "identity"
     assert shipped.source.rate_per_s == shortest.source.rate_per_s
     assert "# root" in SHIPPED.read_text()
 
@@ -45,7 +43,7 @@ def test_the_shipped_file_is_valid_and_shows_the_defaults(tmp_path: Path) -> Non
 def test_every_key_of_the_shipped_file_is_explained() -> None:
     lines = [line for line in SHIPPED.read_text().splitlines() if re.match(r"\w+ = ", line)]
     unexplained = [line for line in lines if "#" not in line]
-    assert [line.split(" = ")[0] for line in unexplained] == ["host", "port", "rate_per_s"]
+    assert [line.split(" = ")[0] for line in unexplained] == ["rate_per_s"]
 
 
 def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +52,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     found = load(Path("etc/agent.toml"))
     assert found.state_folder == Path("etc/state")
+    assert found.identity == Path("etc/identity")
     assert found.source.path == Path("etc/inputs.npz")
     absolute = GOOD.replace('"state"', '"/var/lib/x"').replace('"inputs.npz"', '"/srv/x.npz"')
     found = load(write(tmp_path / "etc", absolute))
@@ -68,20 +67,19 @@ def test_a_relative_root_is_relative_to_the_file_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"home"', '"Home"', "fleet"),
-        ('"home"', '"a/b"', "fleet"),
-        ('"home"', '"home\\n"', "fleet"),
-        ('"home"', "7", "fleet"),
-        ('fleet = "home"', "", "fleet: Field required"),
-        ('"pi-kitchen"', '"pi kitchen"', "device"),
-        ('"pi-kitchen"', '""', "device"),
-        ('"pi-kitchen"', f'"{"p" * 64}"', "device"),
-        ('"pi-kitchen"', '"+"', "device"),
-        ('host = "127.0.0.1"', "", "broker.host"),
-        ('host = "127.0.0.1"', 'host = "x"\nport = 0', "broker.port"),
-        ('host = "127.0.0.1"', 'host = "x"\nport = 65536', "broker.port"),
-        ('host = "127.0.0.1"', 'host = "x"\nport = "mqtt"', "broker.port"),
-        ('host = "127.0.0.1"', 'host = "x"\ntls = true', "broker.tls"),
+        ('profile = "raspberry-pi-5"', "", "profile: Field required"),
+        ('profile = "raspberry-pi-5"', "profile = 7", "profile"),
+        ('state_folder = "state"', "", "state_folder: Field required"),
+        ('state_folder = "state"', 'state_folder = "state"\nidentity = 7', "identity"),
+        ('state_folder = "state"', 'state_folder = "state"\ndevice = "pi-kitchen"', "device: Extra inputs"),
+        ("[source]", '[broker]\nhost = ""\n[source]', "broker.host"),
+        ("[source]", "[broker]\nport = 0\n[source]", "broker.port"),
+        ("[source]", "[broker]\nport = 65536\n[source]", "broker.port"),
+        ("[source]", '[broker]\nport = "mqtt"\n[source]', "broker.port"),
+        ("[source]", "[broker]\ntls = true\n[source]", "broker.tls"),
+        ("[source]", '[download]\nhttp = "always"\n[source]', "download.http"),
+        ("[source]", '[download]\nbase_url = "ftp://x"\n[source]', "download.base_url"),
+        ("[source]", '[download]\nbase_url = "http://a b"\n[source]', "download.base_url"),
         ('"replay"', '"camera"', "source.kind"),
         ('path = "inputs.npz"', "", "source.path"),
         ('path = "inputs.npz"', 'path = "x"\nrate_per_s = 0', "source.rate_per_s"),
@@ -90,9 +88,9 @@ def test_a_relative_root_is_relative_to_the_file_too(tmp_path: Path) -> None:
         ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nwindow_s = 0.1', "telemetry.window_s"),
         ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nwindow_s = nan', "telemetry.window_s"),
         ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nspool_messages = 9', "telemetry.spool_messages"),
-        ('fleet = "home"', 'fleet = "home"\ncolour = "red"', "colour"),
-        ("[broker]", "[broker", "it is not TOML"),
-        ('fleet = "home"', 'fleet = "home"\nfleet = "home"', "it is not TOML"),
+        ("[source]", "[colours]\nred = 1\n[source]", "colours"),
+        ("[source]", "[source", "it is not TOML"),
+        ("[source]", 'profile = "a"\n[source]', "it is not TOML"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_it(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -118,22 +116,14 @@ def test_a_file_that_is_missing_or_a_folder_is_one_line(tmp_path: Path) -> None:
             load(path)
 
 
-def test_the_servers_name_is_no_devices_name(tmp_path: Path) -> None:
-    """With it an agent would take the server's place at the broker, rights and all."""
-    with pytest.raises(InputError):
-        load(write(tmp_path, GOOD.replace("pi-kitchen", "edgefleet-server")))
-    assert load(write(tmp_path, GOOD.replace("pi-kitchen", "edgefleet-server-2"))).device == "edgefleet-server-2"
-
-
-def test_the_servers_name_is_no_fleets_name_either(tmp_path: Path) -> None:
-    """The server refuses it; an agent that took it would wait for ever."""
-    with pytest.raises(InputError):
-        load(write(tmp_path, GOOD.replace('"home"', '"edgefleet-server"')))
+def test_a_broker_reached_by_another_way_overrides_host_or_port_or_both(tmp_path: Path) -> None:
+    found = load(write(tmp_path, GOOD + "[broker]\nport = 8884\n")).broker
+    assert (found.host, found.port) == (None, 8884)
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load(write(tmp_path, GOOD)).fleet = "other"  # type: ignore[misc]
+        load(write(tmp_path, GOOD)).profile = "other"  # type: ignore[misc]
 
 
 def test_an_unknown_profile_is_one_line_with_those_there_are() -> None:

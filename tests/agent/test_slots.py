@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgefleet import durable
-from edgefleet.package.digest import digest_of_file
+from edgefleet.package.digest import digest_of, digest_of_file
 from edgefleet.package.layout import Package
-from edgefleet.package.manifest import FILEPATH_ANNOTATION, Descriptor, Layer, Manifest
+from edgefleet.package.manifest import FILEPATH_ANNOTATION, Descriptor, Layer, Manifest, VariantSpec
 from edgefleet_agent import slots
 from edgefleet_agent.slots import SlotDamagedError, Slots, blocks_layer, file_name, layers_to_pull
 from sdk.packages_made import spec, two_variants, write
+
+BLOCKS = bytes(64)
 
 
 class Made:
@@ -30,8 +34,13 @@ class Made:
     def manifest_bytes(self, digest: str) -> bytes:
         return self.package.blobs.read(digest, doing="testing")
 
+    def finish(self, digest: str, manifest_bytes: bytes | None = None) -> VariantSpec:
+        """What is listed beside the files does not matter for the slot itself."""
+        content = self.manifest_bytes(digest) if manifest_bytes is None else manifest_bytes
+        return self.slots.finish(digest, content, BLOCKS)
+
     def stage(self, digest: str) -> Path:
-        """What a download leaves: a part file per layer; the block digests never reach the disk."""
+        """What a download leaves: a part file per layer."""
         staging, manifest = self.slots.staging(digest), self.package.manifest(digest)
         for layer in layers_to_pull(manifest):
             shutil.copyfile(self.package.blobs.path(layer.digest), self.slots.part(staging, layer))
@@ -39,7 +48,7 @@ class Made:
 
     def install(self, digest: str) -> Path:
         self.stage(digest)
-        assert self.slots.finish(digest, self.manifest_bytes(digest)) == self.slots.check(digest)
+        assert self.finish(digest) == self.slots.check(digest)
         return self.slots.path(digest)
 
 
@@ -52,7 +61,7 @@ def test_a_finished_slot_holds_exactly_the_variants_files(made: Made) -> None:
     slot = made.install(made.digests[0])
     assert slot == made.slots.path(made.digests[0])
     assert {path.name for path in slot.iterdir()} == {
-        "manifest.json", "small.bin", "small.1", "variant.json", "golden.npz",
+        "manifest.json", "blocks.sha256", "small.bin", "small.1", "variant.json", "golden.npz",
     }  # fmt: skip
     assert made.slots.check(made.digests[0]).name == "small"
     assert list((made.state / "staging").iterdir()) == []
@@ -88,14 +97,14 @@ def test_a_part_file_that_does_not_match_is_removed_and_no_slot_appears(made: Ma
     staging = made.stage(made.digests[0])
     (staging / "small.bin.part").write_bytes(b"x")
     with pytest.raises(SlotDamagedError, match=r"small\.bin"):
-        made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+        made.finish(made.digests[0])
     assert not (staging / "small.bin.part").exists()
     assert not made.slots.path(made.digests[0]).exists()
     # The other files stay: only the damaged one is pulled again.
     shutil.copyfile(
         made.package.blobs.path(made.package.manifest(made.digests[0]).layers[0].digest), staging / "small.bin.part"
     )
-    made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    made.finish(made.digests[0])
     made.slots.check(made.digests[0])
 
 
@@ -110,7 +119,7 @@ def test_each_file_is_read_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> 
         return real(path)
 
     monkeypatch.setattr(slots, "digest_of_file", counting)
-    made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    made.finish(made.digests[0])
     assert sorted(hashed) == ["golden.npz.part", "small.1.part", "small.bin.part", "variant.json.part"]
 
 
@@ -126,24 +135,122 @@ def test_settings_that_are_none_make_no_slot(made: Made) -> None:
     digest = made.package.blobs.add(content)
     made.stage(digest)
     with pytest.raises(SlotDamagedError) as caught:
-        made.slots.finish(digest, content)
+        made.finish(digest, content)
     assert len(str(caught.value).splitlines()) == 1
     assert not made.slots.path(digest).exists()
+
+
+class _Killed(BaseException):
+    """The process is gone; nothing after this line of it runs."""
+
+
+def _killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[str]:
+    """Let the n-th fsync, rename or replacement be the last thing that happens; returns the list of them."""
+    seen: list[str] = []
+
+    def wrap(real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*values: Any, **options: Any) -> Any:
+            if len(seen) == step:
+                raise _Killed
+            seen.append(name)
+            return real(*values, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", wrap(os.fsync, "fsync"))
+    monkeypatch.setattr(Path, "rename", wrap(Path.rename, "rename"))
+    monkeypatch.setattr(Path, "replace", wrap(Path.replace, "replace"))
+    monkeypatch.setattr(shutil, "rmtree", wrap(shutil.rmtree, "rmtree"))
+    return seen
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_a_kill_at_any_fsync_or_rename_leaves_a_whole_slot_or_all_that_was_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacing: bool
+) -> None:
+    for step in range(40):
+        made = Made(tmp_path / f"{replacing}-{step}")
+        digest, other = made.digests
+        made.install(other)
+        made.slots.activate(other)
+        if replacing:
+            (made.install(digest) / "small.bin").write_bytes(b"damaged")
+        made.stage(digest)
+        with monkeypatch.context() as patch:
+            seen = _killed_at(patch, step)
+            ended = False
+            try:
+                made.finish(digest)
+                made.slots.activate(digest)
+                ended = True
+            except _Killed:
+                pass
+        again = Slots(made.state)
+        # What ran before the kill still runs, or the new one does.
+        running = (made.state / "current" / "manifest.json").read_bytes()
+        assert again.check(digest_of(running)).name in {"small", "wide"}
+        try:
+            again.check(digest)
+        except SlotDamagedError:
+            again.finish(digest, made.manifest_bytes(digest), BLOCKS)
+            again.check(digest)
+        assert not list(again.path(digest).glob(".*"))
+        again.activate(digest)
+        again.collect(digest)
+        assert [path.name for path in (made.state / "slots").iterdir()] == [again.path(digest).name]
+        if ended:
+            assert step == len(seen) >= 12
+            return
+    pytest.fail("it never ended")
+
+
+def test_nothing_is_renamed_into_place_before_it_is_on_disk(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a rename without the fsync before it is an empty file under the right name."""
+    made.stage(made.digests[0])
+    done: list[tuple[str, str]] = []
+    real_fsync, real_rename, real_replace = os.fsync, Path.rename, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        real_fsync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        done.append(("rename", self.name))
+        return real_rename(self, target)
+
+    def replace(self: Path, target: Path) -> Path:
+        done.append(("replace", self.name))
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(Path, "replace", replace)
+    made.finish(made.digests[0])
+    folder = made.slots.path(made.digests[0]).name
+    made.slots.activate(made.digests[0])
+    parts = [("replace", f"{name}.part") for name in ("small.bin", "small.1", "variant.json", "golden.npz")]
+    assert done == [
+        *parts,
+        ("fsync", ".blocks.sha256.tmp"), ("replace", ".blocks.sha256.tmp"), ("fsync", folder),
+        ("fsync", ".manifest.json.tmp"), ("replace", ".manifest.json.tmp"), ("fsync", folder),
+        ("rename", folder), ("fsync", "slots"), ("fsync", "staging"),
+        ("replace", ".current.new"), ("fsync", "state"),
+    ]  # fmt: skip
 
 
 def test_finishing_again_after_a_power_cut_in_the_middle(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     made.stage(made.digests[0])
 
     def cut(_path: Path, _content: bytes) -> None:
-        raise KeyboardInterrupt
+        raise _Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(durable, "write_file", cut)
-        with pytest.raises(KeyboardInterrupt):
-            made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+        with pytest.raises(_Killed):
+            made.finish(made.digests[0])
     assert not made.slots.path(made.digests[0]).exists()
     again = Slots(made.state)
-    again.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    again.finish(made.digests[0], made.manifest_bytes(made.digests[0]), BLOCKS)
     assert again.check(made.digests[0]).name == "small"
 
 
@@ -208,7 +315,7 @@ def test_collect_keeps_what_is_being_assembled(made: Made) -> None:
         made.stage(digest)
     made.slots.collect(None, made.digests[0])
     assert list((made.state / "staging").iterdir()) == [made.slots.staging(made.digests[0])]
-    made.slots.finish(made.digests[0], made.manifest_bytes(made.digests[0]))
+    made.finish(made.digests[0])
     made.slots.collect(None)
     assert list((made.state / "slots").iterdir()) == []
     made.slots.collect(None)
@@ -232,7 +339,22 @@ LAYER = Descriptor(media_type=Layer.MODEL, digest="sha256:" + "a" * 64, size=1)
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a/../../b", ".hidden", "x/", "slots/../current"]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/etc/passwd",
+        "a/../../b",
+        ".hidden",
+        "x/",
+        "slots/../current",
+        "manifest.json",
+        "blocks.sha256",
+        "model.part",
+    ],
 )
 def test_a_name_that_would_leave_the_slot_is_refused(tmp_path: Path, name: str) -> None:
     layer = LAYER.model_copy(update={"annotations": {FILEPATH_ANNOTATION: name}})
@@ -261,7 +383,7 @@ def test_a_model_file_that_is_no_model_layer_is_refused(made: Made, model_file: 
     digest = made.package.blobs.add(content)
     made.stage(digest)
     with pytest.raises(SlotDamagedError, match="model file"):
-        made.slots.finish(digest, content)
+        made.finish(digest, content)
     assert not made.slots.path(digest).exists()
     # A slot of an older agent, finished without that check, does not run either.
     made.stage(digest).rename(made.slots.path(digest))
@@ -281,7 +403,7 @@ def test_two_layers_of_one_name_make_no_slot(made: Made) -> None:
     digest = made.package.blobs.add(content)
     made.stage(digest)
     with pytest.raises(SlotDamagedError):
-        made.slots.finish(digest, content)
+        made.finish(digest, content)
 
 
 def test_block_digests_are_one_layer_and_no_part_of_what_is_pulled(made: Made) -> None:

@@ -66,7 +66,9 @@ def open_batch(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [(rename_signature, "images"), (drop_signature, "x"), (open_batch, "x")], ids=str
+    ("change", "name"),
+    [(rename_signature, "images"), (drop_signature, "x"), (open_batch, "x")],
+    ids=["renamed", "dropped", "open batch"],
 )
 def test_every_signature_becomes_ours(
     tmp_path: Path, content: bytes, change: Callable[[Any], object], name: str

@@ -18,11 +18,14 @@ def lab_opener(tmp_path: Path, need: Callable[[bool, str], None]) -> Iterator[La
     with ProcessGroup(tmp_path / "logs") as group:
 
         def opener(
-            kind: brokers.BrokerKind = brokers.BrokerKind.MOSQUITTO, rate_limit_mb_per_s: float | None = None
+            kind: brokers.BrokerKind = brokers.BrokerKind.MOSQUITTO,
+            rate_limit_mb_per_s: float | None = None,
+            *,
+            tls: bool = True,
         ) -> Lab:
             if kind is brokers.BrokerKind.MOSQUITTO:
                 need(brokers.find_mosquitto() is not None, "mosquitto (a system package)")
-            return open_lab(tmp_path, group, kind, rate_limit_mb_per_s)
+            return open_lab(tmp_path, group, kind, rate_limit_mb_per_s, tls=tls)
 
         yield opener
 

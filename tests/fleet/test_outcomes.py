@@ -30,7 +30,7 @@ def test_a_failed_generation_is_never_tried_again(lab: Lab, tmp_path: Path) -> N
     bad = lab.deploy(write_lab_package(tmp_path / "bad", seed=2, version="2.0.0", release=2, wrong=True))
     assert lab.wait_for_outcomes(bad) == {"pi-1": "failed"}
     assert "golden output 'logits' differs" in str(lab.device("pi-1").reason)
-    sent = lab.device("pi-1").sent_bytes
+    sent = lab.settled_sent_bytes("pi-1")
 
     # Whatever restarts, in whichever order, the desired state comes again and is only reported again.
     agent.kill()
@@ -44,7 +44,7 @@ def test_a_failed_generation_is_never_tried_again(lab: Lab, tmp_path: Path) -> N
     _next_window(lab, str(running))
     row = lab.device("pi-1")
     assert (str(row.state), row.generation, row.digest) == ("failed", bad["pi-1"], running)
-    assert row.sent_bytes == sent
+    assert lab.settled_sent_bytes("pi-1") == sent
     assert event_kinds(lab, "pi-1").count("install_failed") == 1
 
     # A newer generation is a new decision.
@@ -63,12 +63,12 @@ def test_a_first_install_that_fails_leaves_no_model(lab: Lab, tmp_path: Path) ->
     lab.wait_for_devices("pi-1")
     generations = lab.deploy(write_lab_package(tmp_path / "bad", wrong=True))
     assert lab.wait_for_outcomes(generations) == {"pi-1": "no_model"}
-    sent = lab.device("pi-1").sent_bytes
+    sent = lab.settled_sent_bytes("pi-1")
     agent.kill()
     agent = lab.start_agent("pi-1")
     lab.wait(lambda: "connected to the broker" in agent.log_file.read_text().split("install_failed")[-1], "reconnect")
     lab.wait(lambda: lab.device("pi-1").online, "online")
-    assert lab.device("pi-1").sent_bytes == sent
+    assert lab.settled_sent_bytes("pi-1") == sent
     assert event_kinds(lab, "pi-1").count("install_failed") == 1
 
 
@@ -93,13 +93,13 @@ def test_too_small_a_disk_is_said_before_the_first_byte(lab: Lab, small_disk: Pa
     lab.wait_for_devices("pi-1")
     small = lab.deploy(write_lab_package(tmp_path / "small", seed=1))
     assert lab.wait_for_outcomes(small) == {"pi-1": "committed"}
-    running, sent = lab.device("pi-1").digest, lab.device("pi-1").sent_bytes
+    running, sent = lab.device("pi-1").digest, lab.settled_sent_bytes("pi-1")
     large = lab.deploy(write_lab_package(tmp_path / "large", hidden=32_768, version="2.0.0", release=2))
     assert lab.wait_for_outcomes(large) == {"pi-1": "failed"}
     row = lab.device("pi-1")
     assert str(row.reason).startswith("insufficient_storage: ")
     assert " bytes are needed, " in str(row.reason)
-    assert (row.digest, row.sent_bytes) == (running, sent)
+    assert (row.digest, lab.settled_sent_bytes("pi-1")) == (running, sent)
     _next_window(lab, str(running))
 
 
@@ -134,17 +134,16 @@ def _has_blocks(lab: Lab) -> bool:
     return str(row.state) == "downloading" and (row.verified_bytes or 0) > 0
 
 
-def test_a_second_agent_with_the_same_name_is_refused(lab: Lab, tmp_path: Path) -> None:
+def test_a_copied_identity_is_said_and_what_runs_runs_on(lab: Lab, tmp_path: Path) -> None:
     first = lab.start_agent("pi-1")
     lab.wait_for_devices("pi-1")
     generations = lab.deploy(write_lab_package(tmp_path / "p"))
     assert lab.wait_for_outcomes(generations) == {"pi-1": "committed"}
-    second = lab.start_agent("pi-1", label="impostor")
-    assert second.wait(40) == 7
-    line = second.last_line()
-    assert line.startswith("edgefleet: connecting as the device pi-1: the device name pi-1 belongs to another agent")
-    assert "choose another device name" in line
-    assert first.exit_code is None
+    second = lab.start_agent("pi-1", label="copy")
+    lab.wait(lambda: "taken_over" in event_kinds(lab, "pi-1"), "the event")
+    text = first.log_file.read_text() + second.log_file.read_text()
+    assert "another client may be using the same name" in text
+    second.stop()
     lab.wait(lambda: lab.device("pi-1").online, "the first agent online again")
     _next_window(lab, str(lab.device("pi-1").digest))
 

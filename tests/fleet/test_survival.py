@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing
+from edgefleet.mqtt import Outgoing
 from edgefleet.protocol import topics
 from edgefleet.protocol.topics import TopicName
 from edgefleet_demo import scene
@@ -67,14 +67,7 @@ def is_alive(pid: int) -> bool:
     ids=lambda value: str(value)[:40],
 )
 def test_a_hostile_device_does_not_stop_the_server(lab: Lab, tmp_path: Path, name: TopicName, payload: object) -> None:
-    hostile = Connection(
-        BrokerAddress("127.0.0.1", lab.broker.port),
-        Identity("evil", "evil"),
-        [],
-        on_message=lambda _topic, _payload, _retained: None,
-        on_connected=lambda: None,
-    )
-    hostile.connect_now()
+    hostile = lab.connect("evil")
     topic = topics.topic_for(scene.FLEET, name, "evil")
     assert hostile.publish(Outgoing(topic, json.dumps(payload).encode(), 1, retained=True))
     hostile.poll(0.2)
@@ -124,11 +117,11 @@ def test_a_newer_decision_replaces_a_pull_under_way(lab_opener: LabOpener, tmp_p
 
 def test_deploying_what_runs_costs_no_bytes(lab: Lab, tmp_path: Path) -> None:
     digest = committed(lab, tmp_path)
-    sent = lab.device("pi-1").sent_bytes
+    sent = lab.settled_sent_bytes("pi-1")
     again = lab.deploy(write_lab_package(tmp_path / "again"))
     assert lab.wait_for_outcomes(again) == {"pi-1": "committed"}
     row = lab.device("pi-1")
-    assert (row.digest, row.sent_bytes) == (digest, sent)
+    assert (row.digest, lab.settled_sent_bytes("pi-1")) == (digest, sent)
     next_window(lab, digest)
 
 

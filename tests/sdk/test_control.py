@@ -1,4 +1,4 @@
-"""Rollout control: who is meant, which generation, and the packages it is served from."""
+"""Rollout control: who is meant, which generation, what is signed by whom, and the packages it is served from."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgefleet.errors import InputError, IntegrityError, StorageError
+from edgefleet.errors import EdgefleetError, InputError, IntegrityError, StorageError, TrustError
 from edgefleet.package.layout import BlobStore, Package
-from edgefleet.protocol.messages import Action, State
-from edgefleet.server.control import deploy, import_package, next_generation, reissue, select_devices
-from edgefleet.server.store import Store
+from edgefleet.protocol.messages import State
+from edgefleet.protocol.signed import Action, Command, CommandName, Deployment, PackageVersion
+from edgefleet.server import control
+from edgefleet.server.control import deploy, next_generation, reissue, select_devices
+from edgefleet.server.data_folder import remove_leftovers, trust_files
+from edgefleet.server.publishing import import_package, publish, publish_signed, version_of
+from edgefleet.trust.deployments import sign_deployment
+from edgefleet.trust.envelope import verify
+from edgefleet.trust.online import load_online
+from edgefleet.trust.repository import Repository
+from sdk.fleet_made import MadeFleet, found
 from sdk.packages_made import two_variants, write
-from sdk.wire_examples import FACTS, STATE
+from sdk.wire_examples import STATE
 
-NOW = 1_750_000_000.7
+NOW = 1_780_000_000.7
+DEVICES = ("nuc", "pi-a", "pi-b")
 
 
 @pytest.fixture(name="package")
@@ -26,12 +36,22 @@ def _package(tmp_path: Path) -> Package:
     return Package(tmp_path / "package")
 
 
-@pytest.fixture(name="store")
-def _store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "store.sqlite")
-    for name in ("nuc", "pi-a", "pi-b"):
-        store.add_facts(name, FACTS.model_copy(update={"enrolment_id": f"e-{name}"}), NOW)
-    return store
+@pytest.fixture(name="fleet")
+def _fleet(tmp_path: Path) -> MadeFleet:
+    fleet = found(tmp_path / "fleet", NOW - 1000)
+    for name in DEVICES:
+        fleet.add(name, now=NOW)
+    return fleet
+
+
+@pytest.fixture(name="target")
+def _target(fleet: MadeFleet) -> PackageVersion:
+    return fleet.publish(now=NOW)
+
+
+def decide(fleet: MadeFleet, target: PackageVersion, selector: str = "all", now: float = NOW) -> dict[str, int]:
+    signer = fleet.keys.signer("operator-default")
+    return deploy(fleet.store, fleet.data, target, selector, signer, now)[1]
 
 
 @pytest.mark.parametrize(
@@ -51,62 +71,189 @@ def test_a_generation_is_above_the_previous_and_at_least_the_time(previous: int,
         ("nuc,nuc", ["nuc"]),
     ],
 )
-def test_a_selector_names_devices(store: Store, selector: str, wanted: list[str]) -> None:
-    assert [row.device for row in select_devices(selector, store.devices())] == wanted
+def test_a_selector_names_devices(fleet: MadeFleet, selector: str, wanted: list[str]) -> None:
+    assert [row.device for row in select_devices(selector, fleet.store.devices(), {})] == wanted
 
 
 @pytest.mark.parametrize(
     ("selector", "found"),
     [("pi-c", "pi-c is not"), ("pi-a,pi-c,pi-d", "pi-c, pi-d is not"), ("", "nothing"), (" , ", "nothing")],
 )
-def test_an_unknown_name_is_refused_with_those_there_are(store: Store, selector: str, found: str) -> None:
+def test_an_unknown_name_is_refused_with_those_there_are(fleet: MadeFleet, selector: str, found: str) -> None:
     with pytest.raises(InputError, match="there are: nuc, pi-a, pi-b") as caught:
-        select_devices(selector, store.devices())
+        select_devices(selector, fleet.store.devices(), {})
     assert found in str(caught.value)
 
 
 def test_without_devices_nothing_can_be_chosen() -> None:
     with pytest.raises(InputError, match="no device"):
-        select_devices("all", [])
+        select_devices("all", [], {})
 
 
-def test_deploy_records_one_desired_state_per_device(store: Store, package: Package) -> None:
-    deployment, generations = deploy(store, "home", package, "pi-a,nuc", NOW)
+def test_who_is_denied_is_left_out_of_all_and_refused_by_name(fleet: MadeFleet) -> None:
+    denied = {"pi-a": "two boards under one name"}
+    rows = fleet.store.devices()
+    assert [row.device for row in select_devices("all", rows, denied)] == ["nuc", "pi-b"]
+    with pytest.raises(InputError, match="pi-a: two boards under one name"):
+        select_devices("nuc,pi-a", rows, denied)
+    with pytest.raises(InputError):
+        select_devices("all", rows, dict.fromkeys(DEVICES, "removed"))
+
+
+def test_deploy_records_one_signed_desired_state_per_device(fleet: MadeFleet, target: PackageVersion) -> None:
+    operator = fleet.keys.signer("operator-default")
+    deployment, generations = deploy(fleet.store, fleet.data, target, "pi-a,nuc", operator, NOW)
     assert generations == {"pi-a": int(NOW), "nuc": int(NOW)}
-    assert store.desired_generations() == generations
-    assert store.desired("pi-b") is None
-    desired = store.desired("pi-a")
-    assert desired is not None
+    assert fleet.store.desired_generations() == generations
+    assert fleet.store.desired("pi-b") is None
+    row = fleet.store.desired("pi-a")
+    assert row is not None
+    desired = row.desired
     assert (desired.fleet, desired.device, desired.enrolment_id) == ("home", "pi-a", "e-pi-a")
     assert (desired.action, desired.deployment) == (Action.INSTALL, deployment)
     assert desired.valid_until > NOW
-    assert (deployment.package, deployment.version, deployment.release) == ("made", "1.2.0", 7)
-    assert (deployment.index_digest, deployment.selector) == (package.digest, "pi-a,nuc")
+    assert (deployment.target, deployment.selector, deployment.fleet) == (target, "pi-a,nuc", "home")
+    online = load_online(fleet.data).public_key
+    verify(row.signed, {online.keyid: online}, 1)
+    signed = fleet.store.deployment(deployment.deployment_id)
+    assert signed is not None
+    verify(signed, {operator.public_key.keyid: operator.public_key}, 1)
 
 
-def test_generations_are_above_what_was_reported_and_what_was_wanted(store: Store, package: Package) -> None:
+def test_generations_are_above_what_was_reported_and_what_was_wanted(fleet: MadeFleet, target: PackageVersion) -> None:
     reported = int(NOW) + 1000
     state = STATE.model_copy(update={"enrolment_id": "e-nuc", "generation": reported, "state": State.COMMITTED})
-    store.set_state("nuc", state, NOW)
-    first = deploy(store, "home", package, "all", NOW)[1]
+    fleet.store.set_state("nuc", state, NOW)
+    first = decide(fleet, target)
     assert first == {"nuc": reported + 1, "pi-a": int(NOW), "pi-b": int(NOW)}
     # Twice within a second, and once more after the clock was set back.
-    second = deploy(store, "home", package, "all", NOW)[1]
-    third = deploy(store, "home", package, "all", NOW - 86_400)[1]
+    second = decide(fleet, target)
+    third = decide(fleet, target, now=NOW - 500)
     assert all(first[name] < second[name] < third[name] for name in first)
 
 
-def test_deployments_have_ids_of_their_own(store: Store, package: Package) -> None:
-    ids = {deploy(store, "home", package, "nuc", NOW)[0].deployment_id for _ in range(5)}
-    assert len(ids) == 5
+def test_deployments_have_ids_of_their_own_and_serials_that_rise(fleet: MadeFleet, target: PackageVersion) -> None:
+    """Also after the clock was set back: a device never goes back to an older decision."""
+    operator = fleet.keys.signer("operator-default")
+    made = [deploy(fleet.store, fleet.data, target, "nuc", operator, now)[0] for now in (NOW, NOW, NOW - 500, NOW + 9)]
+    assert len({deployment.deployment_id for deployment in made}) == len(made)
+    serials = [deployment.serial for deployment in made]
+    assert serials == sorted(set(serials))
+    assert serials[0] == int(NOW)
 
 
-def test_a_deployment_that_names_an_unknown_device_leaves_nothing(store: Store, package: Package) -> None:
+def test_a_deployment_that_names_an_unknown_device_leaves_nothing(fleet: MadeFleet, target: PackageVersion) -> None:
     with pytest.raises(InputError):
-        deploy(store, "home", package, "nuc,unknown", NOW)
-    assert store.desired_generations() == {}
-    with store.transaction():
-        assert store.device("nuc") is not None
+        decide(fleet, target, "nuc,unknown")
+    assert (fleet.store.desired_generations(), fleet.store.last_serial()) == ({}, 0)
+    with fleet.store.transaction():
+        assert fleet.store.device("nuc") is not None
+
+
+# What every device would refuse -----------------------------------------------------------------------
+
+
+def test_only_an_operators_signature_counts(fleet: MadeFleet, target: PackageVersion) -> None:
+    """With the keys of the server, or the release key, nothing can be deployed."""
+    for signer in (load_online(fleet.data), fleet.keys.signer("release"), fleet.keys.signer("root-1")):
+        with pytest.raises(TrustError):
+            deploy(fleet.store, fleet.data, target, "all", signer, NOW)
+    assert fleet.store.desired_generations() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"fleet": "office"}, "for the fleet office"),
+        ({"expires": NOW - 1}, "expired"),
+        ({"selector": "pi-c"}, "pi-c is not a device"),
+        ({"target": {"version": "9.9"}}, "not published"),
+        ({"target": {"index_digest": "sha256:" + "0" * 64}}, "not published"),
+        ({"target": {"release": 8}}, "not published"),
+        ({"fallback": {"version": "9.9"}}, "not published"),
+    ],
+)
+def test_a_signed_deployment_that_does_not_fit_is_refused(
+    fleet: MadeFleet, target: PackageVersion, changes: dict[str, object], why: str
+) -> None:
+    deployment = control.decide("home", target, "all", 0, NOW)
+    changes = {
+        name: target.model_copy(update=value) if isinstance(value, dict) else value for name, value in changes.items()
+    }
+    signed = sign_deployment(deployment.model_copy(update=changes), fleet.keys.signer("operator-default"))
+    with pytest.raises(InputError, match=why):
+        control.record(fleet.store, fleet.data, signed, NOW)
+    assert fleet.store.desired_generations() == {}
+
+
+def test_a_deployment_signed_elsewhere_is_recorded_and_may_be_recorded_again(
+    fleet: MadeFleet, target: PackageVersion
+) -> None:
+    signed = sign_deployment(control.decide("home", target, "all", 0, NOW), fleet.keys.signer("operator-default"))
+    deployment, first = control.record(fleet.store, fleet.data, signed, NOW)
+    again, second = control.record(fleet.store, fleet.data, signed, NOW)
+    assert deployment == again == Deployment.decode(signed.payload)
+    assert all(second[name] > first[name] for name in DEVICES)
+
+
+# Publishing -------------------------------------------------------------------------------------------
+
+
+def test_what_is_published_is_a_signed_target(fleet: MadeFleet, package: Package) -> None:
+    version = publish(fleet.data, package, fleet.keys.signer("release"), NOW)
+    assert version == PackageVersion(package="made", version="1.2.0", release=7, index_digest=package.digest)
+    repository = Repository(trust_files(fleet.data))
+    assert repository.target("made", "1.2.0") == version
+    assert not repository.is_due(NOW)
+    before = repository.timestamp().signed.version
+    assert publish(fleet.data, package, fleet.keys.signer("release"), NOW) == version
+    assert repository.timestamp().signed.version == before
+
+
+@pytest.mark.parametrize(("version", "release"), [("1.2.0", 8), ("1.3.0", 7), ("1.3.0", 6)])
+def test_a_version_that_is_taken_or_a_release_that_does_not_rise_is_refused(
+    fleet: MadeFleet, target: PackageVersion, version: str, release: int
+) -> None:
+    with pytest.raises(InputError):
+        fleet.publish(version, release, NOW)
+    assert Repository(trust_files(fleet.data)).versions() == [target]
+
+
+def test_another_key_than_the_release_key_publishes_nothing(fleet: MadeFleet, package: Package) -> None:
+    with pytest.raises(TrustError):
+        publish(fleet.data, package, fleet.keys.signer("operator-default"), NOW)
+    assert Repository(trust_files(fleet.data)).versions() == []
+
+
+def test_signed_metadata_of_a_bundle_needs_no_key_but_must_name_the_content(
+    fleet: MadeFleet, package: Package, tmp_path: Path
+) -> None:
+    metadata = trust_files(fleet.data)
+    publish(fleet.data, package, fleet.keys.signer("release"), NOW)
+    newest = max(metadata.glob("*.packages.json"), key=lambda path: int(path.name.split(".")[0])).read_bytes()
+    assert publish_signed(fleet.data, package, newest, NOW) == version_of(package)
+    write(tmp_path / "other", two_variants(tmp_path / "inputs")[:1], version="1.2.0")
+    with pytest.raises(EdgefleetError):
+        publish_signed(fleet.data, Package(tmp_path / "other"), newest, NOW)
+
+
+# Commands ---------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_signed_for_one_device_and_soon_over(fleet: MadeFleet) -> None:
+    made = control.command(fleet.store, fleet.data, "nuc", CommandName.REPORT, NOW)
+    assert (made.fleet, made.device, made.enrolment_id, made.expires) == ("home", "nuc", "e-nuc", NOW + 60)
+    ((device, envelope),) = fleet.store.take_commands(NOW)
+    online = load_online(fleet.data).public_key
+    verify(envelope, {online.keyid: online}, 1)
+    assert (device, Command.decode(envelope.payload)) == ("nuc", made)
+
+
+def test_a_device_that_is_not_enrolled_is_told_nothing(fleet: MadeFleet) -> None:
+    fleet.store.revoke_enrolment("nuc", NOW)
+    for device in ("nuc", "nobody"):
+        with pytest.raises(InputError, match="not enrolled"):
+            control.command(fleet.store, fleet.data, device, CommandName.RENEW, NOW)
 
 
 # Packages ---------------------------------------------------------------------------------------------
@@ -135,15 +282,31 @@ def test_a_blob_that_is_damaged_on_the_server_is_repaired(package: Package, tmp_
     assert victim.read_bytes() == whole
 
 
-def test_an_import_that_was_cut_off_is_no_obstacle(package: Package, tmp_path: Path) -> None:
-    """A killed import leaves its own temporary file behind; the next import has another name for its own."""
+def test_an_import_that_was_cut_off_is_no_obstacle_and_goes_at_the_next_start(package: Package, tmp_path: Path) -> None:
     data = tmp_path / "data"
     blobs = BlobStore(data)
     blobs.folder.mkdir(parents=True)
     (blobs.folder / ".import-left").write_bytes(b"half")
     import_package(package, data)
     assert all(blobs.path(digest).exists() for digest in package.digests())
-    assert (blobs.folder / ".import-left").read_bytes() == b"half"
+    assert remove_leftovers(data) == [".import-left"]
+    assert {path.name for path in blobs.folder.iterdir()} == {digest[7:] for digest in package.digests()}
+
+
+def test_an_import_that_is_going_on_is_no_leftover(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that starts in the middle of a command."""
+    data, seen = tmp_path / "data", []
+    real = shutil.copyfileobj
+
+    def copy(incoming: Any, staging: Any) -> None:
+        seen.append(remove_leftovers(data))
+        real(incoming, staging)
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    import_package(package, data)
+    assert seen == [[]] * len(package.digests())
 
 
 def test_a_damaged_blob_is_not_imported(package: Package, tmp_path: Path) -> None:
@@ -190,13 +353,19 @@ def test_what_is_imported_is_on_disk_before_it_has_its_name(
 # Enrolled anew ----------------------------------------------------------------------------------------
 
 
-def test_a_desired_state_is_issued_again_for_a_new_enrolment(store: Store, package: Package) -> None:
-    deploy(store, "home", package, "nuc", NOW)
-    before = store.desired("nuc")
+def test_a_desired_state_is_issued_again_for_a_new_enrolment(fleet: MadeFleet, target: PackageVersion) -> None:
+    decide(fleet, target)
+    before = fleet.store.desired("nuc")
     assert before is not None
+    online = load_online(fleet.data)
     for now in (NOW, NOW + 1e6, NOW - 1e6):
-        again = reissue(before, "e2", now)
-        assert (again.enrolment_id, again.deployment) == ("e2", before.deployment)
+        envelope = reissue(before.signed, "e2", 0, now, online)
+        fleet.store.set_desired(envelope)
+        row = fleet.store.desired("nuc")
+        assert row is not None
+        again = row.desired
+        assert (again.enrolment_id, again.deployment) == ("e2", before.desired.deployment)
         assert (again.fleet, again.device) == ("home", "nuc")
         assert again.generation > before.generation
         assert again.valid_until > now
+        verify(envelope, {online.public_key.keyid: online.public_key}, 1)

@@ -11,7 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edgefleet.package.digest import BLOCK_BYTES
 from edgefleet.protocol.messages import MAX_CREDIT_BYTES, Request, RequestKind
-from edgefleet.server.hub import Hub, Piece, TokenBucket
+from edgefleet.server.budget import BUSY_EVERY_S, REMEMBERED_DEVICES, REQUEST_BURST, RequestBudget, TokenBucket
+from edgefleet.server.hub import ANSWERS_AT_ONCE, BLOBS_AT_ONCE, MAX_QUEUE_BYTES, PARTS_IN_A_ROW, Hub
+from edgefleet.server.hub_work import Part, Piece
+from edgefleet.server.packet_limit import PIECE_SIZES, PROVEN_AFTER_S, PacketLimit
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BLOCKS = 200
@@ -215,6 +218,197 @@ def test_forget_drops_the_queue_of_that_device_only() -> None:
     assert blocks(drain(hub)) == [0]
 
 
+def parts(hub: Hub, now: float = 0.0) -> list[Part]:
+    return list(iter(lambda: hub.next_part(now), None))
+
+
+@pytest.mark.parametrize("size", [1, 60_000, 61_440, 61_441])
+@pytest.mark.parametrize("piece_bytes", PIECE_SIZES)
+def test_a_block_goes_in_pieces_that_make_it_whole(piece_bytes: int, size: int) -> None:
+    hub = unlimited()
+    hub.piece_bytes = piece_bytes
+    hub.ask("pi", ask("1", (0, -(-size // BLOCK_BYTES))), size)
+    pieces = drain(hub)
+    assert all(piece.size <= piece_bytes and piece.offset % (15 * 1024) == 0 for piece in pieces)
+    assert [piece.offset for piece in pieces[1:]] == [piece.offset + piece.size for piece in pieces[:-1]]
+    assert sum(piece.size for piece in pieces) == size
+
+
+def test_a_fresh_request_in_the_middle_of_a_block_begins_it_anew() -> None:
+    hub = unlimited()
+    hub.piece_bytes = PIECE_SIZES[-1]
+    hub.ask("pi", ask("1", (3, 1)), SIZE)
+    hub.next_piece(0.0)
+    hub.ask("pi", ask("2", (3, 1), fresh=True), SIZE)
+    assert [piece.offset - 3 * BLOCK_BYTES for piece in drain(hub)] == [0, 15360, 30720, 46080]
+
+
+def test_replies_come_in_parts_in_turn_between_devices() -> None:
+    hub = unlimited()
+    hub.part_bytes = 10
+    assert hub.reply("pi", "1", b"x" * 25)
+    assert hub.reply("nuc", "9", b"")
+    assert hub.reply("pi", "2", b"y" * 10)
+    found = [(part.device, part.req_id, part.part, part.parts, part.body) for part in parts(hub)]
+    assert found == [
+        ("pi", "1", 0, 3, b"x" * 10), ("nuc", "9", 0, 1, b""), ("pi", "1", 1, 3, b"x" * 10),
+        ("pi", "1", 2, 3, b"x" * 5), ("pi", "2", 0, 1, b"y" * 10),
+    ]  # fmt: skip
+    assert hub.idle
+
+
+def test_replies_go_before_blocks_but_not_for_ever() -> None:
+    hub = unlimited()
+    hub.part_bytes = 1
+    hub.ask("pi", ask("1", (0, 3)), SIZE)
+    hub.reply("nuc", "1", b"z" * 20)
+    order = ""
+    while not hub.idle:
+        order += "r" if hub.next_part(0.0) is not None else "b" * (hub.next_piece(0.0) is not None)
+    assert order == ("r" * PARTS_IN_A_ROW + "b") * 2 + "r" * (20 - 2 * PARTS_IN_A_ROW) + "b"
+
+
+def test_a_reply_that_was_asked_for_twice_is_sent_once() -> None:
+    hub = unlimited()
+    for _ in range(2):
+        assert hub.reply("pi", "1", b"x")
+    assert len(parts(hub)) == 1
+    assert hub.reply("pi", "1", b"x")
+    assert hub.idle
+
+
+def test_so_many_replies_wait_for_a_device_and_no_more() -> None:
+    hub = unlimited()
+    taken = [hub.reply("pi", str(number), b"x") for number in range(ANSWERS_AT_ONCE + 3)]
+    assert taken == [True] * ANSWERS_AT_ONCE + [False] * 3
+    assert hub.reply("nuc", "1", b"x")
+
+
+def test_so_many_blobs_wait_for_a_device_and_no_more() -> None:
+    hub = unlimited()
+    digests = ["sha256:" + f"{number:064x}" for number in range(BLOBS_AT_ONCE + 1)]
+    problems = [hub.ask("pi", ask(digest[-9:], (0, 1), digest=digest), SIZE) for digest in digests]
+    assert problems[:-1] == [None] * BLOBS_AT_ONCE
+    assert problems[-1] is not None
+    assert len(drain(hub)) == BLOBS_AT_ONCE
+
+
+def test_a_withdrawn_blob_names_who_waits_with_the_latest_request() -> None:
+    hub = unlimited()
+    hub.ask("pi", ask("1", (0, 4)), SIZE)
+    hub.ask("pi", ask("2", (9, 1)), SIZE)
+    hub.ask("nuc", ask("7", (0, 4)), SIZE)
+    hub.ask("nuc", ask("8", (0, 1), digest=B), SIZE)
+    hub.ask("cam", ask("5", (0, 1), digest=B), SIZE)
+    assert sorted(hub.withdraw(A)) == [("nuc", "7"), ("pi", "2")]
+    assert hub.withdraw(A) == []
+    assert [(piece.device, piece.digest) for piece in drain(hub)] == [("nuc", B), ("cam", B)]
+
+
+def test_busy_when_more_is_queued_than_leaves_in_time() -> None:
+    hub = unlimited()
+    for number in range(MAX_QUEUE_BYTES // MAX_CREDIT_BYTES + 5):
+        assert hub.ask(f"pi-{number}", ask("1", (0, WINDOW_BLOCKS)), SIZE) is None
+    assert hub.busy_s() is not None
+    hub.clear()
+    assert hub.busy_s() is None
+    slow = Hub(TokenBucket(1e6, 0.0))
+    for number in range(10):
+        slow.ask(f"pi-{number}", ask("1", (0, WINDOW_BLOCKS)), SIZE)
+    assert slow.busy_s() == pytest.approx(10 * WINDOW_BLOCKS * BLOCK_BYTES / 1e6)
+
+
+# What is asked ----------------------------------------------------------------------------------------
+
+
+def test_a_device_may_ask_twenty_times_a_second_and_forty_at_once() -> None:
+    budget = RequestBudget()
+    assert sum(budget.admit("pi", 0.0) for _ in range(100)) == REQUEST_BURST
+    admitted = sum(budget.admit("pi", 0.001 * number) for number in range(1, 10_001))
+    assert 199 <= admitted <= 201
+    assert budget.admit("nuc", 10.0)
+
+
+def test_busy_is_told_once_a_second() -> None:
+    budget = RequestBudget()
+    budget.admit("pi", 0.0)
+    told = [number for number in range(5000) if budget.tell_busy("pi", 0.001 * number)]
+    assert told == [0, *(int(second * BUSY_EVERY_S * 1000) for second in range(1, 5))]
+
+
+def test_a_million_names_cost_no_more_memory_than_so_many_devices() -> None:
+    budget, hub = RequestBudget(), unlimited()
+    for number in range(REMEMBERED_DEVICES + 50):
+        budget.admit(f"d{number}", 0.0)
+        hub.reply(f"d{number}", "1", b"")
+        hub.next_part(0.0)
+    assert len(budget._devices) == len(hub._seen) == REMEMBERED_DEVICES
+    assert hub._work == {}
+
+
+# What the broker takes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("packet", "piece"),
+    [(None, 61440), (65_536, 61440), (61_952, 61440), (61_951, 30720), (20_000, 15360), (15_872, 15360)],
+)
+def test_pieces_fit_what_the_broker_says(packet: int | None, piece: int) -> None:
+    limit = PacketLimit()
+    limit.connected(packet)
+    assert (limit.piece_bytes, limit.too_small) == (piece, None)
+    assert limit.part_bytes * 4 / 3 + 300 < (packet or 65_536)
+
+
+def test_a_broker_that_takes_less_than_the_smallest_piece_is_named() -> None:
+    limit = PacketLimit()
+    limit.connected(15_871)
+    assert limit.too_small == 15_871
+    limit.connected(20_000)
+    assert limit.too_small is None
+
+
+def test_a_loss_right_after_a_large_packet_halves_the_pieces_down_to_the_smallest() -> None:
+    limit, seen = PacketLimit(), []
+    for _ in range(4):
+        limit.connected(None)
+        limit.published(limit.piece_bytes, 10.0)
+        seen.append((limit.lost(published=True), limit.piece_bytes))
+    assert seen == [(True, 30720), (True, 15360), (False, 15360), (False, 15360)]
+    assert (limit.halvings, limit.smallest_refused) == (2, True)
+    assert PacketLimit(15360).piece_bytes == 15360
+    assert PacketLimit(999).piece_bytes == BLOCK_BYTES
+
+
+def test_a_size_that_the_broker_took_before_is_never_blamed() -> None:
+    """A broker that is killed in mid-pull looks like one that refuses a packet."""
+    limit = PacketLimit()
+    limit.connected(None)
+    limit.published(BLOCK_BYTES, 10.0)
+    limit.lived(10.0 + PROVEN_AFTER_S + 0.1)
+    for _ in range(5):
+        limit.published(BLOCK_BYTES, 20.0)
+        assert not limit.lost(published=True)
+        limit.connected(None)
+    assert limit.piece_bytes == BLOCK_BYTES
+
+
+@pytest.mark.parametrize("why", ["not after a packet", "the broker told its limit"])
+def test_other_losses_change_nothing(why: str) -> None:
+    limit = PacketLimit()
+    limit.connected(65_536 if "told" in why else None)
+    limit.published(BLOCK_BYTES, 10.0)
+    assert not limit.lost(published="told" in why)
+    assert limit.piece_bytes == BLOCK_BYTES
+
+
+def test_what_a_broker_said_is_not_kept_for_one_that_says_nothing() -> None:
+    limit = PacketLimit()
+    limit.connected(20_000)
+    limit.connected(None)
+    assert limit.piece_bytes == BLOCK_BYTES
+
+
 # The rate ---------------------------------------------------------------------------------------------
 
 
@@ -244,6 +438,23 @@ def test_an_idle_hub_saves_up_no_more_than_one_burst() -> None:
     hub.ask("pi", ask("1", (0, 60)), SIZE)
     burst = drain(hub, now=3600.0)
     assert sum(piece.size for piece in burst) <= 1e6 / 10 + BLOCK_BYTES
+
+
+def test_each_device_has_a_rate_of_its_own() -> None:
+    """And a slow one costs the others nothing."""
+    hub, now, sent = Hub(TokenBucket(None, 0.0), 1e6), 0.0, Counter[str]()
+    turn = 0
+    while now < 10.0:
+        for device in ("pi", "nuc"):
+            turn += 1
+            hub.ask(device, ask(str(turn), (0, 10), fresh=True), SIZE)
+        while (piece := hub.next_piece(now)) is not None:
+            sent[piece.device] += piece.size
+        wait_s = hub.wait_s(now)
+        assert wait_s is not None
+        assert 0 < wait_s <= BLOCK_BYTES / 1e6 + 1e-9
+        now += wait_s
+    assert all(0.98e7 <= size <= 1.02e7 + 2 * BLOCK_BYTES for size in sent.values())
 
 
 def test_no_limit_means_no_wait() -> None:

@@ -11,8 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgefleet.protocol import messages
-from edgefleet.protocol.messages import Message, MessageError, Online, Reply, Request, RequestKind, Spooled, Status
-from sdk.wire_examples import BLOB, EXAMPLES
+from edgefleet.protocol.messages import Online, Reply, Request, RequestKind, Spooled, Status
+from edgefleet.protocol.record import Message, MessageError
+from edgefleet.protocol.signed import Desired, Envelope, _DesiredFields
+from sdk.wire_examples import BLOB, COMMAND, DEPLOYMENT, DESIRED, EXAMPLES, desired_envelope, envelope, signed_desired
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES = sorted({type(message) for message in EXAMPLES.values()}, key=lambda cls: cls.__name__)
@@ -28,7 +30,7 @@ def golden(name: str) -> bytes:
 
 
 def test_every_message_class_has_golden_bytes_and_no_golden_file_is_left_over() -> None:
-    assert set(CLASSES) == subclasses(Message) - {Spooled}
+    assert set(CLASSES) == subclasses(Message) - {Spooled, _DesiredFields}
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(EXAMPLES)
 
 
@@ -67,7 +69,7 @@ def test_another_major_version_is_refused(name: str, version: object) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_field_without_a_default_is_needed(name: str) -> None:
     cls = type(EXAMPLES[name])
-    for field in (name for name, info in cls.model_fields.items() if info.is_required()):
+    for field in (info.alias or name for name, info in cls.model_fields.items() if info.is_required()):
         content = json.loads(golden(name))
         del content[field]
         with pytest.raises(MessageError, match=field):
@@ -83,7 +85,26 @@ def test_every_field_without_a_default_is_needed(name: str) -> None:
         ("desired", {"action": "format-disk"}),
         ("desired", {"generation": -1}),
         ("desired", {"install_timeout_s": 0}),
-        ("deployment", {"index_digest": "sha256:../../etc"}),
+        ("deployment", {"target": {"package": "../x", "version": "1", "release": 1, "index_digest": BLOB}}),
+        ("deployment", {"target": {"package": "x", "version": "1/2", "release": 1, "index_digest": BLOB}}),
+        ("deployment", {"target": {"package": "x", "version": "1", "release": 1, "index_digest": "sha256:../etc"}}),
+        ("deployment", {"fleet": "Home"}),
+        ("command", {"name": "format-disk"}),
+        ("command", {"command_id": "c" * 65}),
+        ("envelope", {"signatures": []}),
+        ("envelope", {"signatures": [{"keyid": "5a" * 32, "sig": "AA=="}] * 17}),
+        ("envelope", {"signatures": [{"keyid": "../../key", "sig": "AA=="}]}),
+        ("envelope", {"payload": "not base64 !"}),
+        ("request_trust", {"name": "../timestamp.json"}),
+        ("request_trust", {"name": "/etc/passwd"}),
+        ("request_trust", {"name": ".json"}),
+        ("request_trust", {"name": "timestamp.json\n"}),
+        ("request_trust", {"name": "1.Root.json"}),
+        ("request_trust", {"name": None}),
+        ("request_renewal", {"body": ""}),
+        ("request_renewal", {"body": "QUFB" * 2731}),
+        ("request", {"digest": None}),
+        ("request", {"kind": "locate", "digest": None}),
         ("device_state", {"state": "exploded"}),
         ("request", {"digest": "sha256:" + "g" * 64}),
         ("request", {"blocks": [[-1, 1]]}),
@@ -121,12 +142,12 @@ def test_power_is_measured_or_estimated_and_nothing_else() -> None:
         ("event", "seq"), ("event", "oldest_seq"), ("telemetry", "seq"), ("online", "connection"),
         ("facts", "connection"), ("device_state", "generation"), ("device_state", "pulled_bytes"), ("ack", "seq"),
         ("desired", "generation"), ("telemetry", "oldest_seq"), ("device_state", "bad_blocks"), ("reply", "part"),
-        ("deployment", "release"),
+        ("deployment", "serial"), ("desired_signed", "generation"), ("device_state", "reused_bytes"),
     ],
 )  # fmt: skip
 def test_numbers_that_no_store_can_hold_are_refused_at_the_wire(name: str, field: str) -> None:
     """SQLite holds 64-bit integers, JavaScript 53: one device's number must not end the server's transaction."""
-    limit = 2**40 if field == "generation" else 2**53
+    limit = 2**40 if field in {"generation", "serial"} else 2**53
     for value in (limit, 2**63, 10**30):
         content = json.loads(golden(name)) | {field: value}
         with pytest.raises(MessageError, match=field):
@@ -180,7 +201,8 @@ def test_no_number_of_a_window_may_be_none(path: tuple[str, ...], value: float) 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("name", "field"), [("desired", "valid_until"), ("desired", "install_timeout_s"),
-                                             ("reply", "retry_after_s"), ("event", "at")])  # fmt: skip
+                                             ("reply", "retry_after_s"), ("event", "at"), ("command", "expires"),
+                                             ("deployment", "expires")])  # fmt: skip
 def test_no_time_may_be_none(name: str, field: str, value: float) -> None:
     content = json.loads(golden(name)) | {field: value}
     with pytest.raises(MessageError, match=field):
@@ -272,3 +294,28 @@ def test_messages_cannot_be_changed() -> None:
 def test_terminal_states_are_the_ones_that_end_a_generation() -> None:
     in_progress = {"idle", "resolving", "selecting", "downloading", "verifying", "self_test", "activating"}
     assert {state.value for state in messages.State if state not in messages.TERMINAL_STATES} == in_progress
+
+
+# What is signed ---------------------------------------------------------------------------------------
+
+
+def test_a_desired_state_comes_out_of_its_envelopes_as_it_went_in() -> None:
+    assert Desired.unwrap(desired_envelope()) == DESIRED
+    assert Desired.unwrap(Envelope.decode(desired_envelope(generation=8).encode())).generation == 8
+
+
+def test_an_envelope_is_written_as_dsse_writes_it() -> None:
+    """github.com/secure-systems-lab/dsse, envelope.md: payload, payloadType, signatures of keyid and sig, base64."""
+    content = json.loads(golden("envelope"))
+    assert set(content) == {"v", "payload", "payloadType", "signatures"}
+    assert set(content["signatures"][0]) == {"keyid", "sig"}
+
+
+def test_one_kind_of_signed_content_is_never_taken_for_another() -> None:
+    command = envelope(COMMAND, "application/vnd.edgefleet.command.v1+json")
+    with pytest.raises(MessageError, match="payloadType"):
+        Desired.unwrap(command)
+    with pytest.raises(MessageError, match="payloadType"):
+        Desired.unwrap(envelope(signed_desired(deployment=command), "application/vnd.edgefleet.desired.v1+json"))
+    with pytest.raises(MessageError):
+        Desired.unwrap(envelope(DEPLOYMENT, "application/vnd.edgefleet.desired.v1+json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import cast
 
@@ -11,10 +12,16 @@ import pytest
 from edgefleet.mqtt import Connection, Outgoing
 from edgefleet.package.digest import BLOCK_BYTES, digest_of
 from edgefleet.package.layout import BlobStore
-from edgefleet.protocol.messages import MAX_CREDIT_BYTES, REPLY_PART_BYTES, Message, Reply, Request, RequestKind, Status
+from edgefleet.protocol import topics
+from edgefleet.protocol.messages import MAX_CREDIT_BYTES, REPLY_PART_BYTES, Reply, Request, RequestKind, Status
 from edgefleet.protocol.topics import TopicName
-from edgefleet.server.hub import Hub, TokenBucket
-from edgefleet.server.requests import MAX_METADATA_BYTES, OPEN_BLOBS, Requests
+from edgefleet.server.blob_files import OPEN_BLOBS
+from edgefleet.server.budget import REQUEST_BURST, TokenBucket
+from edgefleet.server.data_folder import trust_files
+from edgefleet.server.hub import Hub
+from edgefleet.server.locate import Locator
+from edgefleet.server.packet_limit import PacketLimit
+from edgefleet.server.requests import MAX_METADATA_BYTES, RENEW_EVERY_S, Requests
 from sdk.packages_made import content
 
 
@@ -39,39 +46,66 @@ class FakeConnection:
 
 
 class Served:
-    """A blob store behind a hub, and what was sent."""
+    """A data folder behind a hub, and what was sent."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, locator: Locator | None = None) -> None:
+        self.now = 1000.0
         self.blobs = BlobStore(folder)
         self.blobs.folder.mkdir(parents=True)
-        self.hub = Hub(TokenBucket(None, 0.0))
-        self.sent: list[tuple[TopicName, str, Message]] = []
-        self.requests = Requests(self.blobs, self.hub, "home", lambda *sent: self.sent.append(sent))
+        trust_files(folder).mkdir(parents=True)
+        self.hub = Hub(TokenBucket(None, self.now))
+        self.limit = PacketLimit()
         self.connection = FakeConnection()
+        self.renewals: list[tuple[str, str, bytes]] = []
+        self.requests = Requests(
+            folder, "home", self.hub, self.limit, self._publish,
+            locator=locator, renew=lambda *asked: self.renewals.append(asked),
+        )  # fmt: skip
         self.number = 0
+
+    def _publish(self, message: Outgoing) -> bool:
+        return self.connection.publish(message)
 
     def ask(self, digest: str, *blocks: tuple[int, int], credit: int | None = None, device: str = "pi") -> list[Reply]:
         """Blocks when there are any, else metadata; returns what was answered."""
-        self.number += 1
         count = sum(count for _, count in blocks)
-        request = Request(
-            req_id=f"1-{self.number}",
+        return self.put(
+            device,
             kind=RequestKind.BLOCKS if blocks else RequestKind.METADATA,
             digest=digest,
             blocks=blocks,
             credit_bytes=count * BLOCK_BYTES if credit is None else credit,
         )
-        self.sent.clear()
-        self.requests.answer(device, request)
-        replies = [cast("Reply", message) for _, _, message in self.sent]
-        assert all((name, to) == (TopicName.REPLY, device) for name, to, _ in self.sent)
-        assert all(reply.req_id == request.req_id for reply in replies)
-        return replies
+
+    def put(self, device: str = "pi", **fields: object) -> list[Reply]:
+        """A request of any kind; returns what was answered, and sends no block."""
+        self.number += 1
+        request = Request.model_validate({"req_id": f"1-{self.number}"} | fields)
+        self.connection.published.clear()
+        self.requests.receive(device, request.encode(), self.now)
+        while (part := self.hub.next_part(self.now)) is not None:
+            self.requests._send_part(part, self.now)
+        replies = self.replies()
+        assert all((to, reply.req_id) == (device, request.req_id) for to, reply in replies)
+        return [reply for _, reply in replies]
+
+    def send_more(self) -> None:
+        self.requests.send_due(cast("Connection", self.connection))
 
     def send(self) -> list[Outgoing]:
         self.connection.published.clear()
-        self.requests.send_pieces(cast("Connection", self.connection))
+        self.send_more()
         return list(self.connection.published)
+
+    def replies(self) -> list[tuple[str, Reply]]:
+        found = []
+        for message in self.connection.published:
+            address = topics.parse("home", message.topic)
+            assert address is not None
+            if address.name is TopicName.REPLY:
+                assert (message.qos, message.retained) == (0, False)
+                found.append((address.device, Reply.decode(message.payload)))
+        return found
 
 
 @pytest.fixture(name="served")
@@ -157,17 +191,36 @@ def test_what_was_not_handed_on_is_not_counted(served: Served, monkeypatch: pyte
     assert served.hub.take_sent() == {}
 
 
-def test_a_blob_withdrawn_in_between_costs_only_itself(served: Served) -> None:
-    gone, there = served.blobs.add(content(BLOCK_BYTES)), served.blobs.add(content(BLOCK_BYTES, 9))
-    served.ask(gone, (0, 1))
+def test_a_blob_withdrawn_in_mid_pull_is_told_at_once_to_all_that_wait_for_it(served: Served) -> None:
+    """Also while the file is still open here: an open file outlives its name."""
+    gone, there = served.blobs.add(content(3 * BLOCK_BYTES)), served.blobs.add(content(BLOCK_BYTES, 9))
+    served.ask(gone, (0, 3))
+    served.ask(gone, (0, 1), device="cam")
+    served.connection.room = 1
+    assert len(served.send()) == 1
     served.ask(there, (0, 1), device="nuc")
     served.blobs.path(gone).unlink()
-    (message,) = served.send()
-    assert "/d/nuc/b/" in message.topic
-    assert served.hub.take_sent() == {"nuc": BLOCK_BYTES}
+    served.connection.room = 100
+    sent = served.send()
+    assert [(to, reply.req_id, reply.status) for to, reply in served.replies()] == [
+        ("cam", "1-2", Status.GONE), ("pi", "1-1", Status.GONE),
+    ]  # fmt: skip
+    assert [message.payload for message in sent if "/b/" in message.topic] == [content(BLOCK_BYTES, 9)]
+    assert served.hub.idle
+    (reply,) = served.ask(gone, (2, 1))
+    assert reply.status is Status.GONE
 
 
-def test_a_blob_that_a_deployment_repaired_is_opened_anew(served: Served) -> None:
+def test_a_blob_that_was_cut_short_is_gone_too(served: Served) -> None:
+    digest = served.blobs.add(content(2 * BLOCK_BYTES))
+    served.ask(digest, (0, 2))
+    with served.blobs.path(digest).open("r+b") as stream:
+        stream.truncate(10)
+    served.send()
+    assert [reply.status for _, reply in served.replies()] == [Status.GONE]
+
+
+def test_a_blob_that_was_repaired_is_opened_anew(served: Served) -> None:
     blob = content(BLOCK_BYTES)
     digest = served.blobs.add(blob)
     path = served.blobs.path(digest)
@@ -177,7 +230,6 @@ def test_a_blob_that_a_deployment_repaired_is_opened_anew(served: Served) -> Non
     mended = path.with_name(".import-1")
     mended.write_bytes(blob)
     mended.replace(path)
-    served.requests.reopen()
     served.ask(digest, (0, 1))
     assert served.send()[0].payload == blob
 
@@ -191,5 +243,126 @@ def test_few_files_stay_open(served: Served) -> None:
         served.ask(served.blobs.add(content(100, number)), (0, 1), device=f"pi-{number}")
     assert len(served.send()) == 3 * OPEN_BLOBS
     assert 0 < open_files() <= OPEN_BLOBS
-    served.requests.reopen()
-    assert open_files() == 0
+
+
+# Other kinds of requests ------------------------------------------------------------------------------
+
+
+def test_a_trust_file_comes_whole_and_a_missing_one_is_gone(served: Served, tmp_path: Path) -> None:
+    root = content(2 * REPLY_PART_BYTES + 1)
+    (trust_files(tmp_path) / "1.root.json").write_bytes(root)
+    replies = served.put(kind="trust", name="1.root.json")
+    assert b"".join(reply.body for reply in replies) == root
+    assert [reply.status for reply in served.put(kind="trust", name="2.root.json")] == [Status.GONE]
+
+
+@pytest.mark.parametrize("name", ["../online.pem", "/etc/passwd", "online.pem", "..json", "1.root.json/../x.json"])
+def test_nothing_beside_the_metadata_can_be_reached(served: Served, tmp_path: Path, name: str) -> None:
+    (tmp_path / "trust" / "online.pem").write_bytes(b"the key")
+    payload = Request(req_id="1", kind=RequestKind.TRUST, name="1.root.json").encode()
+    served.requests.receive("pi", payload.replace(b"1.root.json", name.encode()), served.now)
+    served.send_more()
+    assert served.connection.published == []
+
+
+def test_a_renewal_goes_to_the_server_and_comes_back_as_a_reply(served: Served) -> None:
+    assert served.put(kind="renew", body=b"-----BEGIN") == []
+    assert served.renewals == [("pi", "1-1", b"-----BEGIN")]
+
+
+def test_a_device_that_asks_for_one_certificate_after_the_other_is_told_to_wait(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    body = b"-----BEGIN"
+    assert served.put(kind="renew", body=body, req_id="first") == []
+    assert served.put(kind="renew", body=body, req_id="first") == [], "QoS 1 may deliver twice"
+    assert [reply.status for reply in served.put(kind="renew", body=body)] == [Status.BUSY]
+    assert served.put("nuc", kind="renew", body=body) == []
+    clock[0] += RENEW_EVERY_S
+    assert served.put(kind="renew", body=body, req_id="later") == []
+    assert [(device, req_id) for device, req_id, _ in served.renewals] == [
+        ("pi", "first"), ("nuc", "1-4"), ("pi", "later"),
+    ]  # fmt: skip
+
+
+def test_a_hub_without_a_server_sends_renewals_elsewhere(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    served.requests._renew = None
+    (reply,) = served.put(kind="renew", body=b"-----BEGIN")
+    assert reply.status is Status.BUSY
+    assert reply.retry_after_s is not None
+    assert reply.retry_after_s > 10
+
+
+def test_a_blob_is_located_where_there_is_http(tmp_path: Path) -> None:
+    served = Served(tmp_path, Locator("https://cdn/{digest}"))
+    digest = served.blobs.add(b"blob")
+    (reply,) = served.put(kind="locate", digest=digest)
+    assert (reply.status, reply.body) == (Status.OK, f"https://cdn/{digest}".encode())
+    assert [reply.status for reply in served.put(kind="locate", digest=digest_of(b"none"))] == [Status.GONE]
+
+
+def test_without_http_nothing_is_located(served: Served) -> None:
+    assert [reply.status for reply in served.put(kind="locate", digest=served.blobs.add(b"x"))] == [Status.GONE]
+
+
+def test_who_is_denied_gets_the_reason_and_nothing_else(served: Served) -> None:
+    digest = served.blobs.add(b"blob")
+    served.requests.denied = {"pi": "two boards under one name"}
+    for blocks in ((), ((0, 1),)):
+        (reply,) = served.ask(digest, *blocks)
+        assert (reply.status, reply.body) == (Status.DENIED, b"two boards under one name")
+    assert served.hub.idle
+    assert [reply.status for reply in served.ask(digest, device="nuc")] == [Status.OK]
+
+
+def test_a_device_that_floods_is_told_once_a_second_and_costs_nobody_else_anything(served: Served) -> None:
+    digest = served.blobs.add(b"blob")
+    statuses: list[Status] = []
+    for number in range(1000):
+        statuses += [reply.status for reply in served.put("flood", kind="metadata", digest=digest)]
+        served.now += 0.001
+        if number % 100 == 0:
+            assert [reply.status for reply in served.put("pi", kind="metadata", digest=digest)] == [Status.OK]
+    assert statuses.count(Status.OK) in range(int(REQUEST_BURST), int(REQUEST_BURST) + 21)
+    assert statuses.count(Status.BUSY) == 1
+    assert len(statuses) < 70
+
+
+def test_a_device_that_is_served_may_ask_as_often_as_it_is_served(served: Served) -> None:
+    """A fast device asks for the next blocks a hundred times a second."""
+    digest = served.blobs.add(content(32 * BLOCK_BYTES))
+    for _ in range(300):
+        assert served.ask(digest, (0, 32)) == []
+        assert len(served.send()) == 32
+
+
+def test_busy_says_when_to_ask_again(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = served.blobs.add(content(2 * BLOCK_BYTES))
+    monkeypatch.setattr(Hub, "busy_s", lambda _hub: 4.0)
+    replies = [served.ask(digest, (0, 2), device=f"pi-{number}") for number in range(20)]
+    waits = {reply.retry_after_s for (reply,) in replies if reply.status is Status.BUSY}
+    assert len(waits) == 20, "with jitter"
+    assert all(wait is not None and 2.0 <= wait <= 6.0 for wait in waits)
+    assert served.put(kind="blocks", digest=digest, fresh=True) == [], "giving back is never refused"
+
+
+def test_smaller_packets_carry_the_same(served: Served) -> None:
+    served.limit.connected(20_000)
+    served.hub.piece_bytes, served.hub.part_bytes = served.limit.piece_bytes, served.limit.part_bytes
+    blob = content(2 * BLOCK_BYTES + 7)
+    digest = served.blobs.add(blob)
+    assert b"".join(reply.body for reply in served.ask(digest)) == blob
+    assert all(len(message.payload) + len(message.topic) < 19_900 for message in served.connection.published)
+    served.ask(digest, (0, 3))
+    pieces = {}
+    while sent := served.send():
+        for message in sent:
+            address = topics.parse("home", message.topic)
+            assert address is not None
+            assert address.piece is not None
+            pieces[address.piece * topics.PIECE_UNIT_BYTES] = message.payload
+            assert len(message.payload) <= topics.PIECE_UNIT_BYTES
+    assert b"".join(pieces[offset] for offset in sorted(pieces)) == blob

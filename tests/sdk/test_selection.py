@@ -142,4 +142,9 @@ def test_candidates_of_a_package(tmp_path: Any) -> None:
 def test_entries_of_other_tools_are_skipped() -> None:
     entry = Descriptor(media_type="x", digest=GOOD.digest, size=1, platform=Platform(architecture="arm64"))
     noted = entry.model_copy(update={"platform": None, "annotations": {"dev.edgefleet.variant": "v"}})
-    assert candidates(Index(manifests=(entry, noted))) == []
+    sizes = ["many", "-1", "1.5", "", "9" * 5000]
+    sized = [
+        entry.model_copy(update={"annotations": {"dev.edgefleet.variant": "v", "dev.edgefleet.bytes": size}})
+        for size in sizes
+    ]
+    assert candidates(Index(manifests=(entry, noted, *sized))) == []

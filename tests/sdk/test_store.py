@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 
 from edgefleet.errors import StorageError
 from edgefleet.protocol.messages import Accuracy, EstimatedPower, Latency, MeasuredPower, State
-from edgefleet.server.store import Store
+from edgefleet.server.store import EnrolmentRow, Store
 from sdk import wire_examples
 from sdk.wire_examples import (
+    COMMAND,
     DEPLOYMENT,
     DESIRED,
     ESTIMATED_WINDOW,
     FACTS,
     MANIFEST,
+    SIGNED_DEPLOYMENT,
     SPOOL,
     STATE,
     WINDOW,
+    desired_envelope,
+    envelope,
     event,
     telemetry,
 )
@@ -268,7 +272,7 @@ def test_open_are_the_devices_that_are_there_and_have_not_answered(store: Store)
     for device in ("gone", "done", "free"):
         store.add_facts(device, FACTS, 1.0)
     for device in (PI, "gone", "done"):
-        store.set_desired(DESIRED.model_copy(update={"device": device}))
+        store.set_desired(desired_envelope(device=device))
     for device in (PI, "done", "free"):
         say(store, 4, online=True, device=device)
     store.set_state("done", STATE, 1.0)
@@ -302,21 +306,21 @@ def test_a_hello_of_a_new_enrolment_resets_the_generation(store: Store) -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_only_a_terminal_state_of_that_generation_is_its_outcome(store: Store, state: State) -> None:
-    store.set_desired(DESIRED)
+    store.set_desired(desired_envelope())
     generation = DESIRED.generation
     store.set_state(PI, STATE.model_copy(update={"state": state, "generation": generation - 1}), 1.0)
     assert store.outcome(PI, generation) is None
     store.set_state(PI, STATE.model_copy(update={"state": state}), 2.0)
     ended = state in {State.COMMITTED, State.FAILED, State.NO_MODEL}
     assert store.outcome(PI, generation) == ((state, STATE.reason) if ended else None)
-    store.set_desired(DESIRED.model_copy(update={"generation": generation + 1}))
+    store.set_desired(desired_envelope(generation=generation + 1))
     assert store.outcome(PI, generation) is None
     assert store.outcome(PI, generation + 1) is None
 
 
 def test_a_state_of_another_enrolment_changes_nothing(store: Store) -> None:
     """What a replaced device left behind on the broker says nothing about the one that is there now."""
-    store.set_desired(DESIRED)
+    store.set_desired(desired_envelope())
     store.set_state(PI, STATE.model_copy(update={"enrolment_id": "e0"}), 1.0)
     row = store.device(PI)
     assert row is not None
@@ -332,12 +336,17 @@ def test_sent_bytes_add_up(store: Store) -> None:
 
 def test_desired_states_are_replaced_whole(store: Store) -> None:
     assert store.desired(PI) is None
-    store.set_desired(DESIRED)
-    store.set_desired(DESIRED.model_copy(update={"generation": 9}))
+    store.set_desired(desired_envelope())
+    newer = desired_envelope(generation=9, enrolment_id="e2")
+    store.set_desired(newer)
     found = store.desired(PI)
     assert found is not None
-    assert found == DESIRED.model_copy(update={"generation": 9})
+    assert (found.signed, found.envelope) == (newer, newer.encode())
+    assert (found.generation, found.enrolment_id) == (9, "e2")
+    assert found.desired == DESIRED.model_copy(update={"generation": 9, "enrolment_id": "e2"})
     assert store.desired_generations() == {PI: 9}
+    store.forget_desired(PI)
+    assert store.desired(PI) is None
 
 
 def test_devices_come_by_name(store: Store) -> None:
@@ -347,6 +356,82 @@ def test_devices_come_by_name(store: Store) -> None:
     assert store.device("nobody") is None
 
 
+# Decisions and enrolments -----------------------------------------------------------------------------
+
+
+def test_a_deployment_is_kept_as_it_was_signed(store: Store) -> None:
+    assert (store.last_serial(), store.deployment(DEPLOYMENT.deployment_id)) == (0, None)
+    store.add_deployment(DEPLOYMENT, SIGNED_DEPLOYMENT, 1.0)
+    store.add_deployment(DEPLOYMENT, SIGNED_DEPLOYMENT, 2.0)
+    assert store.deployment(DEPLOYMENT.deployment_id) == SIGNED_DEPLOYMENT
+    assert store.last_serial() == DEPLOYMENT.serial
+
+
+def test_an_enrolment_is_replaced_by_another_and_kept_by_a_renewal(store: Store) -> None:
+    assert store.enrolment(PI) is None
+    store.add_enrolment(PI, "e1", 100.0, "0a", 1.0)
+    store.set_hardware_serial(PI, "board-1")
+    store.add_enrolment(PI, "e1", 200.0, "0b", 2.0)
+    row = store.enrolment(PI)
+    assert row == EnrolmentRow(PI, "e1", "0b", 200.0, 1.0, None, "board-1", None)
+    store.set_flag(PI, "two boards")
+    store.revoke_enrolment(PI, 3.0)
+    store.revoke_enrolment(PI, 4.0)
+    row = store.enrolment(PI)
+    assert row is not None
+    assert (row.revoked_at, row.flag) == (3.0, "two boards")
+    store.add_enrolment(PI, "e2", 300.0, "0c", 5.0, hardware_serial="board-2")
+    assert store.enrolments() == [EnrolmentRow(PI, "e2", "0c", 300.0, 5.0, None, "board-2", None)]
+
+
+def test_denied_are_those_that_were_removed_or_are_flagged(store: Store) -> None:
+    for device in (PI, "gone", "odd"):
+        store.add_enrolment(device, "e1", 100.0, "0a", 1.0)
+    assert store.denied() == {}
+    store.revoke_enrolment("gone", 2.0)
+    store.set_flag("odd", "two boards")
+    assert store.denied() == {"gone": "it was removed from the fleet", "odd": "two boards"}
+
+
+def test_a_command_is_taken_once_and_never_after_its_time(store: Store) -> None:
+    late = COMMAND.model_copy(update={"command_id": "late", "expires": COMMAND.expires - 30})
+    for command in (COMMAND, late):
+        store.add_command(command, envelope(command, "command"))
+    assert store.take_commands(COMMAND.expires - 10) == [(PI, envelope(COMMAND, "command"))]
+    assert store.take_commands(COMMAND.expires - 10) == []
+
+
+def test_several_processes_may_open_a_new_store_at_the_same_time(tmp_path: Path) -> None:
+    """A command looks as soon as the file is there."""
+    path = tmp_path / "store.sqlite"
+    code = (
+        "import sys; from pathlib import Path; from edgefleet.server.store import Store\n"
+        "print('ready', flush=True); sys.stdin.read(1); Store(Path(sys.argv[1])).server()"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
+    for opener in openers:
+        assert opener.stdout is not None
+        opener.stdout.readline()
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write(b"x")
+        opener.stdin.flush()
+    for opener in openers:
+        opener.communicate()
+    assert [opener.returncode for opener in openers] == [0] * 4
+
+
+def test_a_store_of_an_earlier_layout_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute("CREATE TABLE desired (device TEXT PRIMARY KEY, generation INTEGER, message BLOB)")
+    old.close()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="layout is version 0"):
+            Store(path)
+
+
 # The file ---------------------------------------------------------------------------------------------
 
 
@@ -354,7 +439,7 @@ def test_a_transaction_is_all_or_nothing(store: Store) -> None:
     def half() -> None:
         with store.transaction():
             store.add_event(PI, event(1), 5000.0)
-            store.set_desired(DESIRED)
+            store.set_desired(desired_envelope())
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
@@ -387,16 +472,18 @@ def test_another_process_commits_and_this_one_sees_it(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     store = Store(path)
     before = store.changed()
-    store.add_deployment(DEPLOYMENT, 1.0)
+    store.add_deployment(DEPLOYMENT, SIGNED_DEPLOYMENT, 1.0)
     assert store.changed() == before
     code = (
         "import sys; from pathlib import Path; from edgefleet.server.store import Store\n"
-        "from edgefleet.protocol.messages import Desired\n"
-        "Store(Path(sys.argv[1])).set_desired(Desired.decode(sys.argv[2].encode()))"
+        "from edgefleet.protocol.signed import Envelope\n"
+        "Store(Path(sys.argv[1])).set_desired(Envelope.decode(sys.argv[2].encode()))"
     )
-    subprocess.run([sys.executable, "-c", code, str(path), DESIRED.encode().decode()], check=True)
+    subprocess.run([sys.executable, "-c", code, str(path), desired_envelope().encode().decode()], check=True)
     assert store.changed() != before
-    assert store.desired(PI) == DESIRED
+    found = store.desired(PI)
+    assert found is not None
+    assert found.desired == DESIRED
 
 
 def test_it_is_all_there_after_opening_again(tmp_path: Path) -> None:

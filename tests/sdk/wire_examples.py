@@ -5,17 +5,13 @@ from __future__ import annotations
 from edgefleet.protocol.messages import (
     Accuracy,
     Ack,
-    Action,
     ActiveVariant,
-    Deployment,
-    Desired,
     DeviceState,
     EstimatedPower,
     Event,
     Facts,
     Latency,
     MeasuredPower,
-    Message,
     Online,
     Progress,
     Reply,
@@ -26,6 +22,21 @@ from edgefleet.protocol.messages import (
     Telemetry,
     Window,
 )
+from edgefleet.protocol.record import Message
+from edgefleet.protocol.signed import (
+    COMMAND_TYPE,
+    DEPLOYMENT_TYPE,
+    DESIRED_TYPE,
+    Action,
+    Command,
+    CommandName,
+    Deployment,
+    Desired,
+    Envelope,
+    PackageVersion,
+    Signature,
+    SignedDesired,
+)
 from edgefleet_device_profiles.detect import MachineFacts
 from edgefleet_device_profiles.profile import Runtime
 
@@ -33,14 +44,27 @@ INDEX = "sha256:" + "1" * 64
 MANIFEST = "sha256:" + "2" * 64
 BLOB = "sha256:" + "3" * 64
 
+KEYID = "5a" * 32
+
+
+def envelope(message: Message, payload_type: str) -> Envelope:
+    """A message in an envelope whose signature proves nothing."""
+    signature = Signature(keyid=KEYID, sig=b"\xff" * 64)
+    return Envelope(payload=message.encode(), payload_type=payload_type, signatures=(signature,))
+
+
+TARGET = PackageVersion(package="digits", version="1.2.0", release=7, index_digest=INDEX)
+FALLBACK = PackageVersion(package="digits", version="1.1.0", release=6, index_digest="sha256:" + "4" * 64)
 DEPLOYMENT = Deployment(
     deployment_id="digits-1.2.0-0a1b2c3d",
-    package="digits",
-    version="1.2.0",
-    release=7,
-    index_digest=INDEX,
+    fleet="home",
+    serial=1_750_000_000,
+    target=TARGET,
+    fallback=FALLBACK,
     selector="pi-kitchen,nuc-cellar",
+    expires=1_790_000_000.5,
 )
+SIGNED_DEPLOYMENT = envelope(DEPLOYMENT, DEPLOYMENT_TYPE)
 DESIRED = Desired(
     fleet="home",
     device="pi-kitchen",
@@ -50,6 +74,27 @@ DESIRED = Desired(
     deployment=DEPLOYMENT,
     valid_until=1_750_600_000.5,
     install_timeout_s=3600.0,
+)
+
+
+def signed_desired(**changes: object) -> SignedDesired:
+    """What the server signs: DESIRED with `changes`, the deployment in its envelope."""
+    fields = DESIRED.model_dump(exclude={"deployment"}) | {"deployment": SIGNED_DEPLOYMENT} | changes
+    return SignedDesired.model_validate(fields)
+
+
+def desired_envelope(**changes: object) -> Envelope:
+    """The payload of the desired topic."""
+    return envelope(signed_desired(**changes), DESIRED_TYPE)
+
+
+COMMAND = Command(
+    fleet="home",
+    device="pi-kitchen",
+    enrolment_id="e1",
+    command_id="c0ffee",
+    name=CommandName.REPORT,
+    expires=1_750_000_060.0,
 )
 FACTS = Facts(
     enrolment_id="e1",
@@ -82,6 +127,7 @@ STATE = DeviceState(
     active=ACTIVE,
     progress=Progress(verified_bytes=61440, total_bytes=61441),
     pulled_bytes=122_880,
+    reused_bytes=61_440,
     bad_blocks=1,
 )
 REQUEST = Request(
@@ -92,6 +138,8 @@ REQUEST = Request(
     credit_bytes=5 * 61440,
     fresh=True,
 )
+TRUST_REQUEST = Request(req_id="3-15", kind=RequestKind.TRUST, name="1763703600.snapshot.json")
+RENEWAL = Request(req_id="3-16", kind=RequestKind.RENEW, body=b"-----BEGIN CERTIFICATE REQUEST-----\n")
 WINDOW = Window(
     started_at=1_750_000_100.25,
     duration_s=10.5,
@@ -143,14 +191,19 @@ def online(connection: int, enrolment_id: str = "e1", *, online: bool) -> Online
 
 EXAMPLES: dict[str, Message] = {
     "ack": Ack(spool_id=SPOOL, seq=42),
+    "command": COMMAND,
     "deployment": DEPLOYMENT,
     "desired": DESIRED,
+    "desired_signed": signed_desired(),
     "device_state": STATE,
+    "envelope": envelope(COMMAND, COMMAND_TYPE),
     "event": event(12, 11),
     "facts": FACTS,
     "online": online(3, online=False),
     "reply": Reply(req_id="3-1", status=Status.OK, part=1, parts=2, body=b"\x00\xff\xfe\xfb?>"),
     "request": REQUEST,
+    "request_renewal": RENEWAL,
+    "request_trust": TRUST_REQUEST,
     "telemetry": telemetry(13, 11),
     "telemetry_estimated": telemetry(14, 11, ESTIMATED_WINDOW),
 }

@@ -20,11 +20,14 @@ from pydantic import BaseModel, ValidationError
 
 from edgefleet.errors import InputError, IntegrityError, StorageError
 from edgefleet.package import digest as digests
+from edgefleet.package import integrity, modelpack
 from edgefleet.package import manifest as model
 
 SETTINGS_FILE = "variant.json"
 GOLDEN_FILE = "golden.npz"
 BLOCKS_FILE = "blocks.sha256"
+MAX_SMALL_BYTES = 4 * 1024 * 1024
+"""Of an index, a manifest or settings: what registries may refuse (distribution-spec), and nobody reads into memory."""
 _INDEX_ANNOTATIONS = (model.TITLE_ANNOTATION, model.VERSION_ANNOTATION, model.RELEASE_ANNOTATION)
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -70,6 +73,8 @@ class BlobStore:
         """Content of a small blob, checked against its digest; raises IntegrityError or InputError."""
         path = self.path(digest)
         try:
+            if path.stat().st_size > MAX_SMALL_BYTES:
+                raise InputError(doing, f"blob {digest[:19]}… is too large for what it is", "write the package again")
             content = path.read_bytes()
         except OSError as error:
             raise InputError(
@@ -101,14 +106,7 @@ def _bytes_layer(store: BlobStore, content: bytes, kind: model.Layer, name: str)
 def _config(
     store: BlobStore, spec: model.VariantSpec, layers: Sequence[model.Descriptor], name: str, version: str
 ) -> model.Descriptor:
-    """ModelPack config: what other tools show of a model (config.md)."""
-    config = {
-        "descriptor": {"name": name, "version": version, "title": f"{name} {spec.name}"},
-        "config": {"format": spec.runtime.value, "precision": spec.precision.value},
-        # A layer that is not compressed has its own digest as its diff id.
-        "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
-    }
-    content = _json(config)
+    content = _json(modelpack.config(spec, [layer.digest for layer in layers], name, version))
     return model.Descriptor(media_type=model.CONFIG_MEDIA_TYPE, digest=store.add(content), size=len(content))
 
 
@@ -155,7 +153,7 @@ def _add_variant(store: BlobStore, variant: model.VariantFiles, name: str, versi
             media_type=model.MANIFEST_MEDIA_TYPE,
             digest=digest,
             size=len(content),
-            artifact_type=model.MODEL_ARTIFACT_TYPE,
+            # No artifactType here: older registry tools rewrite an index that has it, which changes its digest.
             platform=model.Platform(architecture=architecture),
             annotations=annotations,
         )
@@ -204,15 +202,20 @@ def _write_layout(folder: Path, name: str, version: str, release: int, variants:
         )
     )
     digest = store.add(content)
+    write_top(folder, digest, len(content), version)
+    return digest
+
+
+def write_top(folder: Path, digest: str, size_bytes: int, version: str) -> None:
+    """Write `oci-layout` and `index.json` of a layout whose one image index is the blob `digest`; raises OSError."""
     entry = model.Descriptor(
         media_type=model.INDEX_MEDIA_TYPE,
         digest=digest,
-        size=len(content),
+        size=size_bytes,
         annotations={model.REFERENCE_ANNOTATION: version},
     )
     (folder / "index.json").write_bytes(_dump(model.Index(manifests=(entry,))))
     (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
-    return digest
 
 
 class Package:
@@ -232,13 +235,17 @@ class Package:
             raise InputError(
                 doing, f"{len(layout.manifests)} package versions in one layout", "name a folder with one version"
             )
-        self.digest = layout.manifests[0].digest
+        self._entry = layout.manifests[0]
+        self.digest = self._entry.digest
         self.index = self._parse(model.Index, self.digest, doing)
         notes = self.index.annotations or {}
         missing = [key for key in _INDEX_ANNOTATIONS if key not in notes]
         if missing:
             raise InputError(doing, f"its index has no {missing[0]}", "name a folder written by `edgefleet package`")
-        if not (release := notes[model.RELEASE_ANNOTATION]).isdecimal():
+        if not (notes[model.TITLE_ANNOTATION] + notes[model.VERSION_ANNOTATION]).isprintable():
+            raise InputError(doing, "its name cannot be printed", "name a folder written by `edgefleet package`")
+        release = notes[model.RELEASE_ANNOTATION]
+        if not (release.isdecimal() and len(release) <= model.MAX_COUNT_DIGITS):
             raise InputError(doing, f"its release is {release!r}", "name a folder written by `edgefleet package`")
 
     def _parse(self, kind: type[Record], digest: str, doing: str) -> Record:
@@ -287,13 +294,6 @@ class Package:
         return list(found)
 
     def verify(self) -> None:
-        """Re-hash every blob; raises InputError for a missing one, IntegrityError for one that does not match."""
-        doing = f"verifying {self.folder}"
-        for digest in self.digests():
-            try:
-                whole = digests.digest_of_file(self.blobs.path(digest)) == digest
-            except OSError as error:
-                found = f"blob {digest[:19]}… cannot be read ({error.strerror})"
-                raise InputError(doing, found, "write the package again") from error
-            if not whole:
-                raise IntegrityError(doing, f"blob {digest[:19]}… is damaged", "write the package again")
+        """Re-hash every blob, and check the manifests' sizes and blocks; raises InputError or IntegrityError."""
+        manifests = [self.manifest(digest) for digest in dict.fromkeys(entry.digest for entry in self.index.manifests)]
+        integrity.check(self.blobs.path, self._entry, self.index, manifests, f"verifying {self.folder}")

@@ -30,6 +30,8 @@ RUNTIME_ANNOTATION = "dev.edgefleet.runtime"
 RUNTIME_VERSION_ANNOTATION = "dev.edgefleet.runtime-version"
 PRECISION_ANNOTATION = "dev.edgefleet.precision"
 BYTES_ANNOTATION = "dev.edgefleet.bytes"
+MAX_COUNT_DIGITS = 15
+"""Of a number in an annotation: what every JSON reader and SQLite can hold."""
 
 
 class Layer(StrEnum):
@@ -186,7 +188,6 @@ class Descriptor(_Record):
     digest: Digest
     size: int = Field(ge=0)
     annotations: dict[str, str] | None = None
-    artifact_type: str | None = Field(default=None, alias="artifactType")
     platform: Platform | None = None
 
 

@@ -1,6 +1,5 @@
-"""The messages: one pydantic model each, JSON on the wire, version 1.
+"""The messages: one pydantic model each. What is signed is in `signed`.
 
-Unknown fields are ignored, so that a newer peer can add some; another major version is refused.
 Identity never comes from a payload: the topic says which device speaks.
 """
 
@@ -9,57 +8,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, model_validator
 
 from edgefleet.package.digest import Digest
-from edgefleet.protocol.topics import NAME_PATTERN
+from edgefleet.protocol.record import Count, Generation, Message, Part, Seq
 from edgefleet_device_profiles.detect import MachineFacts
 
 # 24 KiB of content are 32 KiB of base64, which every broker passes.
 REPLY_PART_BYTES = 24 * 1024
 MAX_CREDIT_BYTES = 4 * 1024 * 1024
-
-Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-# What every JSON reader and SQLite can hold.
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seq = Annotated[int, Field(ge=1, lt=2**53)]
-# The Unix time, and room for one a second for the next 30,000 years.
-Generation = Annotated[int, Field(ge=0, lt=2**40)]
 MAX_RANGES = 128
-
-
-class MessageError(ValueError):
-    """A payload is not a message of this version; `reason` is one line."""
-
-
-class _Part(BaseModel):
-    """Base of what messages are made of. NaN and infinity are refused: no store keeps them."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64", allow_inf_nan=False
-    )
-
-
-class Message(_Part):
-    """Base of everything on the wire."""
-
-    v: Literal[1] = 1
-
-    def encode(self) -> bytes:
-        """JSON bytes for the wire."""
-        return self.model_dump_json().encode()
-
-    @classmethod
-    def decode(cls, payload: bytes) -> Self:
-        """Parse a payload; raises MessageError with one line."""
-        try:
-            return cls.model_validate_json(payload)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "payload"
-            # A peer chooses the keys: no line break of its gets into our log.
-            text = " ".join(f"{cls.__name__}: {where}: {first['msg']}".split())
-            raise MessageError(text) from error
 
 
 class State(StrEnum):
@@ -112,50 +70,14 @@ class Facts(Message):
     machine: MachineFacts
 
 
-class Deployment(Message):
-    """What an operator decided: one package version for the devices of a selector."""
-
-    deployment_id: str
-    package: str
-    version: str
-    release: Count
-    index_digest: Digest
-    fallback_digest: Digest | None = None
-    selector: str
-
-
-class Action(StrEnum):
-    """What the device shall do with a desired state."""
-
-    INSTALL = "install"
-    """Run the deployment's package version."""
-    NONE = "none"
-    """Keep what runs."""
-
-
-class Desired(Message):
-    """What one device shall run. Accepted once: by its own device, with a generation above the last accepted."""
-
-    fleet: Name
-    device: Name
-    enrolment_id: str
-    generation: Generation
-    action: Action
-    deployment: Deployment
-    valid_until: float
-    """Wall clock, seconds since 1970: no new install after it."""
-    install_timeout_s: float = Field(gt=0)
-    """On the agent's own running time."""
-
-
-class Progress(_Part):
+class Progress(Part):
     """Bytes verified on disk, and bytes that the variant has."""
 
     verified_bytes: Count
     total_bytes: Count
 
 
-class ActiveVariant(_Part):
+class ActiveVariant(Part):
     """The variant that the device infers with."""
 
     digest: Digest
@@ -177,6 +99,8 @@ class DeviceState(Message):
     """Of this generation; it stays when the installation has ended."""
     pulled_bytes: Count = 0
     """Bytes received over the wire for this generation, restarts and repeated blocks included."""
+    reused_bytes: Count = 0
+    """Bytes of this generation that were on the device already, in blocks of an earlier variant."""
     bad_blocks: Count = 0
     """Blocks that did not match their digest and were asked for again."""
 
@@ -188,6 +112,18 @@ class RequestKind(StrEnum):
     """A small blob, whole, in parts on the reply topic."""
     BLOCKS = "blocks"
     """Blocks of a blob, as raw pieces on the block topic."""
+    TRUST = "trust"
+    """A file of the TUF repository by `name`, in parts on the reply topic; `gone` where there is none."""
+    RENEW = "renew"
+    """A certificate for the signing request in `body` (PEM); the reply's body is the chain (PEM)."""
+    LOCATE = "locate"
+    """Where a blob can be had over HTTP: the reply's body is a URL, or the status is `gone`."""
+
+
+_NEEDS = {
+    RequestKind.METADATA: "digest", RequestKind.BLOCKS: "digest", RequestKind.LOCATE: "digest",
+    RequestKind.TRUST: "name", RequestKind.RENEW: "body",
+}  # fmt: skip
 
 
 class Request(Message):
@@ -199,11 +135,22 @@ class Request(Message):
 
     req_id: str = Field(max_length=64)
     kind: RequestKind
-    digest: Digest
-    blocks: Annotated[tuple[tuple[Count, Seq], ...], Field(max_length=MAX_RANGES)] = ()
+    digest: Digest | None = None
+    """Of the blob, for METADATA, BLOCKS and LOCATE."""
+    name: Annotated[str, Field(pattern=r"^(\d{1,12}\.)?[a-z][a-z0-9-]{0,31}\.json$")] | None = None
+    """Of the file, for TRUST: `timestamp.json`, `12.root.json`."""
+    body: Annotated[bytes, Field(max_length=8192)] = b""
+    blocks: Annotated[tuple[tuple[Count, Seq], ...], Field(max_length=MAX_RANGES, fail_fast=True)] = ()
     """Ranges (first block, number of blocks), in the order in which they are wanted."""
     credit_bytes: Annotated[int, Field(ge=0, le=MAX_CREDIT_BYTES)] = 0
     fresh: bool = False
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        needed = _NEEDS[self.kind]
+        if not getattr(self, needed):
+            raise ValueError(f"a request for {self.kind} needs {needed}")
+        return self
 
 
 class Status(StrEnum):
@@ -222,7 +169,7 @@ class Status(StrEnum):
 
 
 class Reply(Message):
-    """Answer to a request, or to a hello that is refused."""
+    """Answer to a request."""
 
     req_id: str
     status: Status
@@ -233,7 +180,7 @@ class Reply(Message):
     """base64url in JSON."""
 
 
-class Latency(_Part):
+class Latency(Part):
     """Percentiles of one window in milliseconds; null where there were too few runs, with the reason."""
 
     p50_ms: float | None
@@ -241,14 +188,14 @@ class Latency(_Part):
     reason: str | None = None
 
 
-class Accuracy(_Part):
+class Accuracy(Part):
     """How many of the window's labelled inputs were answered correctly."""
 
     correct: Count
     labelled: Count
 
 
-class MeasuredPower(_Part):
+class MeasuredPower(Part):
     """Mean power over a window, read from a sensor."""
 
     source: Literal["measured"] = "measured"
@@ -256,7 +203,7 @@ class MeasuredPower(_Part):
     scope: str
 
 
-class EstimatedPower(_Part):
+class EstimatedPower(Part):
     """Mean power over a window, from the profile's model; the truth lies between low and high."""
 
     source: Literal["estimated"] = "estimated"
@@ -271,7 +218,7 @@ class EstimatedPower(_Part):
 Power = Annotated[MeasuredPower | EstimatedPower, Field(discriminator="source")]
 
 
-class Window(_Part):
+class Window(Part):
     """One telemetry window: what one variant did in `duration_s` seconds."""
 
     started_at: float

@@ -17,8 +17,13 @@ PREFIX = "edgefleet/1"
 NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 PIECE_UNIT_BYTES = 15 * 1024
 SHORT_DIGEST_CHARS = 12
-SHARDS = 1
+SHARDS = 16
+"""Request topics are spread over these, so that N hubs without shared subscriptions can divide them."""
+RESERVED_PREFIX = "edgefleet-"
+"""Names that begin so are the server's own processes."""
 SERVER_USER = "edgefleet-server"
+HUB_USERS = tuple(f"edgefleet-hub-{number}" for number in range(1, 9))
+SHARE_GROUP = "hubs"
 
 
 class Role(StrEnum):
@@ -27,7 +32,9 @@ class Role(StrEnum):
     DEVICE = "device"
     """The agent; it may touch its own topics only."""
     SERVER = "server"
-    """Hub, ingest and rollout control."""
+    """Ingest and rollout control; it may do all that a hub may."""
+    HUB = "hub"
+    """Answers requests, sends blobs."""
 
 
 class TopicName(StrEnum):
@@ -47,8 +54,10 @@ class TopicName(StrEnum):
     """Things that happened on the device."""
     ACK = "ack"
     """Highest contiguous sequence number committed to the store."""
+    COMMANDS = "commands"
+    """A signed command, run at most once and answered as an event."""
     REQUEST = "request"
-    """Metadata and block requests with byte credit."""
+    """Metadata, certificate and block requests with byte credit."""
     REPLY = "reply"
     """Answers to requests: status, and metadata in parts."""
     BLOCKS = "blocks"
@@ -75,9 +84,10 @@ TOPICS: dict[TopicName, Topic] = {
     TopicName.TELEMETRY: Topic("d/{device}/telemetry", Role.DEVICE, Role.SERVER, 1, False),
     TopicName.EVENTS: Topic("d/{device}/events", Role.DEVICE, Role.SERVER, 1, False),
     TopicName.ACK: Topic("d/{device}/ack", Role.SERVER, Role.DEVICE, 1, False),
-    TopicName.REQUEST: Topic("req/{shard}/{device}", Role.DEVICE, Role.SERVER, 1, False),
-    TopicName.REPLY: Topic("d/{device}/reply", Role.SERVER, Role.DEVICE, 0, False),
-    TopicName.BLOCKS: Topic("d/{device}/b/{sha12}/{n}", Role.SERVER, Role.DEVICE, 0, False),
+    TopicName.COMMANDS: Topic("d/{device}/commands", Role.SERVER, Role.DEVICE, 1, False),
+    TopicName.REQUEST: Topic("req/{shard}/{device}", Role.DEVICE, Role.HUB, 1, False),
+    TopicName.REPLY: Topic("d/{device}/reply", Role.HUB, Role.DEVICE, 0, False),
+    TopicName.BLOCKS: Topic("d/{device}/b/{sha12}/{n}", Role.HUB, Role.DEVICE, 0, False),
 }
 
 
@@ -101,9 +111,11 @@ class Address:
 
 def check_name(kind: str, name: str) -> str:
     """Return `name` when it may stand in a topic; raises InputError naming `kind` otherwise."""
-    if name == SERVER_USER:
+    if name.startswith(RESERVED_PREFIX):
         raise InputError(
-            f"reading the {kind} name {name!r}", "the server connects by it", f"choose another {kind} name"
+            f"reading the {kind} name {name!r}",
+            f"names that begin with {RESERVED_PREFIX} are the server's own",
+            f"choose another {kind} name",
         )
     if re.fullmatch(NAME_PATTERN, name) is None:
         raise InputError(
@@ -121,7 +133,7 @@ def topic_for(fleet: str, name: TopicName, device: str, *, sha12: str = "", piec
 
 
 def shard_of(device: str) -> int:
-    """Request shard of a device; one hub serves all of them as long as SHARDS is 1."""
+    """Request shard of a device."""
     return zlib.crc32(device.encode()) % SHARDS
 
 

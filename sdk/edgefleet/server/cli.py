@@ -1,199 +1,143 @@
-"""`edgefleet server`, `edgefleet deploy` and `edgefleet fleet list`.
+"""`edgefleet server` and `edgefleet hub`: the processes that serve a fleet.
 
-Commands work on the server's data folder, on the machine that the server runs on.
+What an operator decides is in `deploy_cli`; what the fleet looks like, in `fleet_cli`.
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from edgefleet.errors import EdgefleetError, InputError, TransportError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from edgefleet.server.store import DeviceTelemetry, Store
-
-BROKER_PATIENCE_S = 5.0
-FOLLOW_EVERY_S = 0.2
-PIPE_COLUMNS = 160
+from edgefleet.errors import InputError
 
 _data = click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("edgefleet-data"),
     show_default=True,
-    help="The server's folder: store and packages.",
+    help="The server's folder: keys, store and packages.",
+)
+_broker = click.option("--broker", required=True, metavar="HOST:PORT", help="MQTT broker.")
+_tls = click.option("--tls/--no-tls", default=True, show_default=True, help="Without TLS on 127.0.0.1 only.")
+_rate = click.option(
+    "--rate-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB/S",
+    help="At most this many megabytes a second from each hub, all devices together.",
+)
+_device_rate = click.option(
+    "--device-rate-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB/S",
+    help="At most this many megabytes a second to each device.",
+)
+_hubs = click.option(
+    "--hubs", type=click.IntRange(1, 8), default=1, show_default=True, metavar="N", help="Number of hubs in all."
+)
+_sharing = click.option(
+    "--shared/--sharded",
+    "shared",
+    default=None,
+    help="How several hubs divide the requests: by the broker ($share), or by shard. "
+    "By default by the broker where it speaks MQTT 5 and says that it can.",
+)
+_blob_url = click.option(
+    "--blob-url", metavar="TEMPLATE", help="Where devices get blobs over HTTP: https://HOST/…/{digest}."
 )
 
 
 @click.command("server")
 @_data
-@click.option("--fleet", required=True, help="Name of the fleet.")
-@click.option("--broker", required=True, metavar="HOST:PORT", help="MQTT broker.")
+@_broker
+@_tls
+@_rate
+@_device_rate
+@_hubs
 @click.option(
-    "--rate-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MB/S",
-    help="At most this many megabytes of blocks a second, all devices together.",
+    "--own-hubs", type=click.IntRange(0, 8), metavar="N", help="How many of the hubs this server starts. [default: all]"
 )
-def server(data: Path, fleet: str, broker: str, rate_limit: float | None) -> None:
+@_sharing
+@click.option("--http", "http", metavar="HOST:PORT", help="Serve blobs over HTTP(S) here, beside MQTT.")
+@_blob_url
+def server(
+    data: Path, broker: str, rate_limit: float | None, device_rate_limit: float | None, hubs: int,
+    own_hubs: int | None, http: str | None, blob_url: str | None, *, tls: bool, shared: bool | None,
+) -> None:  # fmt: skip
     """Serve a fleet: packages, telemetry and desired states over the MQTT broker."""
     from edgefleet.cli import stop_on_signals
     from edgefleet.mqtt import BrokerAddress
-    from edgefleet.server.service import Server, lock_data
+    from edgefleet.server.data_folder import fleet_of, lock_data
+    from edgefleet.server.http_blobs import serving
+    from edgefleet.server.locate import check_template, public_template
+    from edgefleet.server.service import Server, ServerSettings
 
+    stop = stop_on_signals()
+    # Before the folder is locked: a wrong name must not leave one behind.
+    fleet_of(data)
     address = BrokerAddress.parse(broker)
-    with lock_data(data):
-        limit = None if rate_limit is None else rate_limit * 1e6
-        Server(data, fleet, address, rate_limit_bytes_per_s=limit).run(stop_on_signals())
+    listen = None if http is None else BrokerAddress.parse(http)
+    template = None if blob_url is None else check_template(blob_url)
+    if listen is not None and template is None:
+        template = public_template(listen.host, listen.port, tls=tls)
+    _check_loopback(address.host, tls=tls)
+    arguments = ["--data", str(data), "--broker", broker, "--hubs", str(hubs), "--tls" if tls else "--no-tls"]
+    arguments += [] if rate_limit is None else ["--rate-limit", str(rate_limit)]
+    arguments += [] if device_rate_limit is None else ["--device-rate-limit", str(device_rate_limit)]
+    arguments += [] if shared is None else ["--shared" if shared else "--sharded"]
+    arguments += [] if template is None else ["--blob-url", template]
+    arguments += [] if listen is None else ["--sign-urls"]
+    settings = ServerSettings(data, address, tls, hubs if own_hubs is None else min(own_hubs, hubs), arguments)
+    with lock_data(data), serving(data, listen, tls=tls):
+        Server(settings).run(stop)
 
 
-@click.command("deploy")
-@click.argument("package", type=click.Path(path_type=Path))
+@click.command("hub")
 @_data
-@click.option("--to", "selector", default="all", show_default=True, metavar="all|DEVICE,…", help="Which devices.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0),
-    default=300.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to follow the devices.",
-)
-def deploy(package: Path, data: Path, selector: str, timeout_s: float) -> None:
-    """Deploy a package and follow the devices until each has ended."""
-    from edgefleet.package.layout import Package
-    from edgefleet.server import control
+@_broker
+@_tls
+@click.option("--name", required=True, metavar="NAME", help="edgefleet-hub-1 to edgefleet-hub-8.")
+@_rate
+@_device_rate
+@_hubs
+@_sharing
+@_blob_url
+@click.option("--sign-urls", is_flag=True, help="Sign the addresses: they are a server's own (`server --http`).")
+@click.option("--parent", type=int, hidden=True, help="Process id of the server that starts this hub.")
+def hub(
+    data: Path, broker: str, name: str, rate_limit: float | None, device_rate_limit: float | None, hubs: int,
+    blob_url: str | None, parent: int | None, *, tls: bool, shared: bool | None, sign_urls: bool,
+) -> None:  # fmt: skip
+    """Answer devices' requests beside a server, or elsewhere from a copy of its folder.
 
-    opened = Package(package)
-    opened.verify()
-    store = _open_store(data, f"deploying {package}")
-    fleet = _reachable_fleet(store, data, f"deploying {package}")
-    control.select_devices(selector, store.devices())
-    control.import_package(opened, data)
-    deployment, generations = control.deploy(store, fleet, opened, selector, time.time())
-    click.echo(f"deployment {deployment.deployment_id}: {len(generations)} device(s)", err=True)
-    failed = follow(store, generations, timeout_s)
-    if failed:
-        raise EdgefleetError(
-            f"deploying {package}", "; ".join(f"{name}: {why}" for name, why in failed.items()),
-            "mend the devices named and deploy again",
-        )  # fmt: skip
+    A copy needs blobs, trust/metadata, fleet.json, and of pki ca-chain.crt and the hub's own certificate and key.
+    """
+    from edgefleet.cli import stop_on_signals
+    from edgefleet.mqtt import BrokerAddress
+    from edgefleet.server.hub_link import Pipe
+    from edgefleet.server.hub_process import HubProcess, HubSettings, Sharing, die_with_parent
+    from edgefleet.server.locate import Locator, check_template, load_key
 
-
-@click.group("fleet")
-def fleet() -> None:
-    """Look at the fleet."""
-
-
-@fleet.command("list")
-@_data
-def list_devices(data: Path) -> None:
-    """Show every device: variant, accuracy, latency and power."""
-    from rich.console import Console
-
-    store = _open_store(data, "listing the fleet")
-    console = Console()
-    # Into a file or a pipe nothing is cut.
-    (console if console.is_terminal else Console(width=PIPE_COLUMNS)).print(fleet_table(store))
-
-
-def _open_store(data: Path, doing: str) -> Store:
-    from edgefleet.server.service import STORE_FILE
-    from edgefleet.server.store import Store
-
-    if not (data / STORE_FILE).exists():
-        raise InputError(doing, f"{data} is not a server's folder", "start `edgefleet server`, or name its --data")
-    return Store(data / STORE_FILE)
-
-
-def _reachable_fleet(store: Store, data: Path, doing: str) -> str:
-    """Name of the fleet once its server is connected; raises TransportError after 5 s."""
-    from edgefleet.server.service import is_running
-
-    deadline = time.monotonic() + BROKER_PATIENCE_S
-    while True:
-        row = store.server()
-        running = is_running(data)
-        if row is not None and row["connected"] and running:
-            return str(row["fleet"])
-        if time.monotonic() > deadline or not running:
-            break
-        time.sleep(0.1)
-    if not running:
-        raise TransportError(doing, f"no server is running on {data}", "start `edgefleet server` and try again")
-    broker = row["broker"] if row else "unknown"
-    failure = (row["failure"] if row else None) or "no connection"
-    raise TransportError(
-        doing, f"the server cannot reach its MQTT broker {broker} ({failure})", "check that the broker runs"
+    if parent is not None:
+        die_with_parent(parent)
+    stop = stop_on_signals()
+    address = BrokerAddress.parse(broker)
+    _check_loopback(address.host, tls=tls)
+    locator = None
+    if blob_url is not None:
+        locator = Locator(check_template(blob_url), load_key(data) if sign_urls else None)
+    sharing = {None: Sharing.AUTO, True: Sharing.SHARED, False: Sharing.SHARDED}[shared]
+    settings = HubSettings(
+        data, address, name, hubs, tls, sharing, _bytes(rate_limit), _bytes(device_rate_limit), locator
     )
+    HubProcess(settings, None if parent is None else Pipe(0, 1)).run(stop)
 
 
-def follow(store: Store, generations: dict[str, int], timeout_s: float) -> dict[str, str]:
-    """Show progress bars until every generation has an outcome; returns device → why for those that failed."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.fields[device]:20}"),
-        BarColumn(),
-        DownloadColumn(),
-        TextColumn("{task.description}"),
-    )
-    failed: dict[str, str] = {}
-    open_ones = dict(generations)
-    deadline = time.monotonic() + timeout_s
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bars = {name: progress.add_task("waiting", device=name, total=None) for name in generations}
-        while open_ones and time.monotonic() < deadline:
-            for name, generation in list(open_ones.items()):
-                row = store.device(name)
-                if row is not None and row.generation == generation:
-                    progress.update(bars[name], description=f"{row.state or 'waiting'} {row.variant or ''}")
-                    if row.total_bytes is not None:
-                        progress.update(bars[name], completed=row.verified_bytes, total=row.total_bytes)
-                if (newer := store.desired_generations().get(name, generation)) != generation:
-                    del open_ones[name]
-                    failed[name] = f"replaced by generation {newer}"
-                elif outcome := store.outcome(name, generation):
-                    del open_ones[name]
-                    if outcome[0] != "committed":
-                        failed[name] = f"{outcome[0]} ({outcome[1]})"
-            time.sleep(FOLLOW_EVERY_S)
-    return failed | dict.fromkeys(open_ones, f"not finished within {timeout_s:g} s")
+def _bytes(megabytes: float | None) -> float | None:
+    return None if megabytes is None else megabytes * 1e6
 
 
-def _telemetry_cells(seen: DeviceTelemetry) -> list[str]:
-    accuracy = f"{seen.correct / seen.labelled:.2%}" if seen.labelled else "–"
-    p50, p90 = ("–" if value is None else f"{value:.3f}" for value in (seen.p50_ms, seen.p90_ms))
-    power = "–" if seen.watts is None else f"{seen.watts:.2f} W\n{seen.power_source}\n{seen.power_scope}"
-    return [accuracy, f"{p50}\n{p90}", power]
-
-
-def fleet_table(store: Store) -> Table:
-    """The fleet as a rich table: one row per device, in 80 columns; what is wrong stands below it."""
-    from rich import box
-    from rich.table import Table
-
-    rows = store.devices()
-    notes = [f"{row.device}: {row.reason}" for row in rows if row.reason]
-    notes += ["* simulated: the host is not that board"] if any(row.simulated for row in rows) else []
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.caption, table.caption_justify = "\n".join(notes), "left"
-    for heading in ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power"):
-        table.add_column(heading, no_wrap=True)
-    for row in rows:
-        seen = None if row.digest is None else store.telemetry(row.device, row.digest)
-        table.add_row(
-            f"{row.device}\n  {row.profile}{'*' if row.simulated else ''}",
-            f"{row.state or 'waiting'}\n{row.variant or '–'}{'' if row.online else f'{chr(10)}offline'}",
-            f"{row.pulled_bytes / 1000:.1f} kB\n{seen.inferences if seen else 0}",
-            *([] if seen is None else _telemetry_cells(seen)),
-        )
-    return table
+def _check_loopback(host: str, *, tls: bool) -> None:
+    """Without TLS whoever listens in may speak for anyone: this machine only."""
+    if not tls and host not in ("localhost", "::1") and not host.startswith("127."):
+        raise InputError(f"connecting to {host} without TLS", "it is another machine", "leave out --no-tls")

@@ -1,27 +1,45 @@
-"""Rollout control: deployments become desired states, one generation per device and decision.
+"""Rollout control: an operator's decision becomes desired states, one generation per device and decision.
 
 Works on the store alone, so that a command can record a deployment while the server runs beside it.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgefleet import durable
-from edgefleet.errors import InputError, IntegrityError, StorageError
-from edgefleet.package.digest import digest_of_file
-from edgefleet.package.layout import BlobStore, Package
-from edgefleet.protocol.messages import Action, Deployment, Desired
+from securesystemslib.signer import Signer
+
+from edgefleet.errors import InputError
+from edgefleet.protocol.record import MessageError
+from edgefleet.protocol.signed import (
+    ALL_DEVICES,
+    DEPLOYMENT_TYPE,
+    Action,
+    Command,
+    CommandName,
+    Deployment,
+    Desired,
+    Envelope,
+    PackageVersion,
+    SignedDesired,
+)
+from edgefleet.server.data_folder import fleet_of, trust_files
+from edgefleet.server.publishing import publish
 from edgefleet.server.store import DeviceRow, Store
+from edgefleet.trust.deployments import sign_deployment
+from edgefleet.trust.envelope import verify
+from edgefleet.trust.online import load_online, sign_command, sign_desired
+from edgefleet.trust.repository import Repository
+from edgefleet.trust.roles import DEPLOYMENTS
+
+__all__ = ["deploy", "publish"]
 
 VALID_FOR_S = 7 * 24 * 3600.0
 INSTALL_TIMEOUT_S = 3600.0
-ALL_DEVICES = "all"
+COMMAND_VALID_S = 60.0
+DEPLOYMENT_VALID_S = 365 * 24 * 3600.0
 
 
 def next_generation(previous: int, now: float) -> int:
@@ -29,15 +47,21 @@ def next_generation(previous: int, now: float) -> int:
     return max(previous + 1, int(now))
 
 
-def select_devices(selector: str, devices: Sequence[DeviceRow]) -> list[DeviceRow]:
-    """The devices that `all` or a comma-separated list of names stands for; raises InputError."""
+def select_devices(selector: str, devices: Sequence[DeviceRow], denied: dict[str, str]) -> list[DeviceRow]:
+    """The devices that `all` or a comma-separated list of names stands for; raises InputError.
+
+    Those in `denied` (removed, or flagged) are left out of `all`, and refused where they are named.
+    """
     doing = f"choosing the devices for {selector!r}"
-    if not devices:
+    there = [row for row in devices if row.device not in denied]
+    if selector == ALL_DEVICES and there:
+        return there
+    if not devices or selector == ALL_DEVICES:
         raise InputError(doing, "no device ever said hello to this server", "start an agent first")
-    if selector == ALL_DEVICES:
-        return list(devices)
-    by_name = {row.device: row for row in devices}
+    by_name = {row.device: row for row in there}
     wanted = [name.strip() for name in selector.split(",") if name.strip()]
+    if refused := [f"{name}: {denied[name]}" for name in wanted if name in denied]:
+        raise InputError(doing, "; ".join(refused), "enrol it anew, or leave it out")
     unknown = [name for name in wanted if name not in by_name]
     if unknown or not wanted:
         raise InputError(
@@ -48,86 +72,131 @@ def select_devices(selector: str, devices: Sequence[DeviceRow]) -> list[DeviceRo
     return [by_name[name] for name in dict.fromkeys(wanted)]
 
 
-def import_package(package: Package, data: Path) -> None:
-    """Copy a package's blobs into the server's blob store, each verified; a damaged one there is replaced.
-
-    Raises IntegrityError or StorageError.
-    """
-    blobs = BlobStore(data)
-    try:
-        blobs.folder.mkdir(parents=True, exist_ok=True)
-        for digest in package.digests():
-            if not _is_whole(blobs.path(digest), digest):
-                _import_blob(package.blobs.path(digest), blobs.path(digest), digest)
-        durable.sync_folder(blobs.folder)
-    except OSError as error:
-        raise StorageError(
-            f"copying the package into {data}", error.strerror or str(error), "free some space on that disk"
-        ) from error
-
-
-def _is_whole(path: Path, digest: str) -> bool:
-    return path.exists() and digest_of_file(path) == digest
-
-
-def _require_whole(path: Path, digest: str, source: Path) -> None:
-    if not _is_whole(path, digest):
-        raise IntegrityError(f"importing {source}", "it does not match its digest", "write the package again")
-
-
-def _import_blob(source: Path, target: Path, digest: str) -> None:
-    # Two deployments may bring the same blob at the same time: each has a file of its own.
-    descriptor, name = tempfile.mkstemp(prefix=".import-", dir=target.parent)
-    try:
-        with source.open("rb") as incoming, os.fdopen(descriptor, "wb") as staging:
-            shutil.copyfileobj(incoming, staging)
-            staging.flush()
-            os.fsync(staging.fileno())
-        _require_whole(Path(name), digest, source)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def deploy(store: Store, fleet: str, package: Package, selector: str, now: float) -> tuple[Deployment, dict[str, int]]:
-    """Record a deployment and one desired state per selected device; returns it and device → generation."""
-    deployment = Deployment(
-        deployment_id=f"{package.name}-{package.version}-{secrets.token_hex(4)}",
-        package=package.name,
-        version=package.version,
-        release=package.release,
-        index_digest=package.digest,
+def decide(
+    fleet: str,
+    target: PackageVersion,
+    selector: str,
+    last_serial: int,
+    now: float,
+    *,
+    fallback: PackageVersion | None = None,
+    downgrade: bool = False,
+) -> Deployment:
+    """What an operator signs: nothing is looked up, so it can be made on another machine."""
+    return Deployment(
+        deployment_id=f"{target.package}-{target.version}-{secrets.token_hex(4)}",
+        fleet=fleet,
+        serial=next_generation(last_serial, now),
+        target=target,
+        fallback=fallback,
         selector=selector,
+        downgrade=downgrade,
+        expires=now + DEPLOYMENT_VALID_S,
     )
+
+
+def deploy(
+    store: Store,
+    data: Path,
+    target: PackageVersion,
+    selector: str,
+    operator_signer: Signer,
+    now: float,
+    fallback: PackageVersion | None = None,
+    *,
+    downgrade: bool = False,
+) -> tuple[Deployment, dict[str, int]]:
+    """Sign and record a deployment and one desired state per selected device; returns it and device → generation."""
+    select_devices(selector, store.devices(), store.denied())
+    serial = store.last_serial()
+    deployment = decide(fleet_of(data), target, selector, serial, now, fallback=fallback, downgrade=downgrade)
+    return record(store, data, sign_deployment(deployment, operator_signer), now)
+
+
+def record(store: Store, data: Path, signed: Envelope, now: float) -> tuple[Deployment, dict[str, int]]:
+    """Record a signed deployment and make its desired states; returns it and device → generation.
+
+    What every device would refuse is refused here: raises InputError, and TrustError when no operator signed it.
+    """
+    fleet, online = fleet_of(data), load_online(data)
+    deployment = _checked(signed, Repository(trust_files(data)), fleet, now)
     generations: dict[str, int] = {}
     with store.transaction():
-        chosen = select_devices(selector, store.devices())
+        chosen = select_devices(deployment.selector, store.devices(), store.denied())
         wanted = store.desired_generations()
-        store.add_deployment(deployment, now)
+        store.add_deployment(deployment, signed, now)
         for row in chosen:
             previous = max(wanted.get(row.device, 0), row.generation)
             generations[row.device] = next_generation(previous, now)
-            store.set_desired(_desired(deployment, fleet, row.device, row.enrolment_id, generations[row.device], now))
+            desired = _desired(signed, fleet, row.device, row.enrolment_id, generations[row.device], now)
+            store.set_desired(sign_desired(desired, online))
     return deployment, generations
 
 
-def reissue(desired: Desired, enrolment_id: str, now: float) -> Desired:
+def _checked(signed: Envelope, repository: Repository, fleet: str, now: float) -> Deployment:
+    doing = "recording the deployment"
+    if signed.payload_type != DEPLOYMENT_TYPE:
+        raise InputError(doing, f"it is a {signed.payload_type!r}", "name a deployment")
+    try:
+        deployment = Deployment.decode(signed.payload)
+    except MessageError as error:
+        raise InputError(doing, str(error), "sign it again with this version of edgefleet") from error
+    targets = repository.targets().signed
+    role = targets.get_delegated_role(DEPLOYMENTS)
+    verify(signed, {keyid: targets.get_key(keyid) for keyid in role.keyids}, role.threshold)
+    if deployment.fleet != fleet:
+        raise InputError(doing, f"it is for the fleet {deployment.fleet}", f"this one is {fleet}")
+    if deployment.expires < now:
+        raise InputError(doing, "it has expired", "sign a new one")
+    for version in (deployment.target, deployment.fallback):
+        if version is not None and repository.target(version.package, version.version) != version:
+            raise InputError(
+                doing, f"{version.package}@{version.version} is not published here as it says", "publish it first"
+            )
+    return deployment
+
+
+def reissue(envelope: Envelope, enrolment_id: str, reported: int, now: float, online: Signer) -> Envelope:
     """The same decision for a device that was enrolled anew, as a generation of its own."""
-    generation = next_generation(desired.generation, now)
-    return _desired(desired.deployment, desired.fleet, desired.device, enrolment_id, generation, now)
+    old = Desired.unwrap(envelope)
+    signed = SignedDesired.decode(envelope.payload).deployment
+    generation = next_generation(max(old.generation, reported), now)
+    return sign_desired(_desired(signed, old.fleet, old.device, enrolment_id, generation, now, old.action), online)
+
+
+def command(store: Store, data: Path, device: str, name: CommandName, now: float) -> Command:
+    """Sign a command for one device and have the server publish it; raises InputError."""
+    enrolment = store.enrolment(device)
+    if enrolment is None or enrolment.revoked_at is not None:
+        raise InputError(f"telling {device} to {name}", "it is not enrolled here", "look at `edgefleet fleet list`")
+    made = Command(
+        fleet=fleet_of(data),
+        device=device,
+        enrolment_id=enrolment.enrolment_id,
+        command_id=secrets.token_hex(8),
+        name=name,
+        expires=now + COMMAND_VALID_S,
+    )
+    store.add_command(made, sign_command(made, load_online(data)))
+    return made
 
 
 def _desired(
-    deployment: Deployment, fleet: str, device: str, enrolment_id: str, generation: int, now: float
-) -> Desired:
-    return Desired(
+    deployment: Envelope,
+    fleet: str,
+    device: str,
+    enrolment_id: str,
+    generation: int,
+    now: float,
+    action: Action = Action.INSTALL,
+) -> SignedDesired:
+    return SignedDesired(
         fleet=fleet,
         device=device,
         enrolment_id=enrolment_id,
         generation=generation,
-        action=Action.INSTALL,
-        deployment=deployment,
+        action=action,
         valid_until=now + VALID_FOR_S,
         install_timeout_s=INSTALL_TIMEOUT_S,
+        deployment=deployment,
     )

@@ -1,111 +1,213 @@
-"""Answers to devices' requests: metadata at once, blocks as the hub's turn and the socket allow.
+"""Answers to devices' requests: what is small is queued in parts, blocks as the hub's turns and the socket allow.
 
-Which block goes to whom next is `hub`'s rule; this file reads blobs and hands them on.
+Which part or piece goes to whom next is `hub`'s rule; this file reads files and hands them on.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO
+from pathlib import Path
 
+from edgefleet.errors import IntegrityError
 from edgefleet.mqtt import Connection, Outgoing
 from edgefleet.package.layout import BlobStore
 from edgefleet.protocol import messages, topics
+from edgefleet.protocol.messages import Request, RequestKind, Status
+from edgefleet.protocol.record import MessageError
 from edgefleet.protocol.topics import TopicName
-from edgefleet.server.hub import Hub, Piece
+from edgefleet.server.blob_files import OpenBlobs
+from edgefleet.server.budget import BUSY_EVERY_S, REMEMBERED_DEVICES, RequestBudget
+from edgefleet.server.data_folder import trust_files
+from edgefleet.server.hub import Hub
+from edgefleet.server.hub_work import Part
+from edgefleet.server.locate import Locator
+from edgefleet.server.packet_limit import PacketLimit
 
-OPEN_BLOBS = 16
-PIECES_PER_TURN = 64
+SENDS_PER_TURN = 64
 MAX_METADATA_BYTES = 4 * 1024 * 1024
+RENEW_ELSEWHERE_S = 60.0
+RENEW_EVERY_S = 10.0
 
-log = logging.getLogger("edgefleet.server")
+log = logging.getLogger("edgefleet.hub")
 
-Send = Callable[[TopicName, str, messages.Message], None]
-
-
-class _OpenBlobs:
-    """The few blobs that are being sent, kept open."""
-
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs = blobs
-        self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
-
-    def read(self, piece: Piece) -> bytes:
-        stream = self._open.pop(piece.digest, None) or self._blobs.path(piece.digest).open("rb")
-        self._open[piece.digest] = stream
-        if len(self._open) > OPEN_BLOBS:
-            self._open.popitem(last=False)[1].close()
-        return os.pread(stream.fileno(), piece.size, piece.offset)
-
-    def close(self) -> None:
-        """What a deployment replaced is opened anew."""
-        while self._open:
-            self._open.popitem()[1].close()
+Publish = Callable[[Outgoing], bool]
+Renew = Callable[[str, str, bytes], None]
 
 
 class Requests:
-    """Serves one blob store to a fleet."""
+    """Serves one data folder to a fleet."""
 
-    def __init__(self, blobs: BlobStore, hub: Hub, fleet: str, send: Send) -> None:
-        """`send` publishes a message on a device's topic."""
-        self._blobs = blobs
-        self._open = _OpenBlobs(blobs)
-        self._hub = hub
+    def __init__(
+        self,
+        data: Path,
+        fleet: str,
+        hub: Hub,
+        limit: PacketLimit,
+        publish: Publish,
+        *,
+        locator: Locator | None = None,
+        renew: Renew | None = None,
+    ) -> None:
+        """`renew` takes a device's signing request (device, req_id, PEM) and answers through `reply` later."""
+        self.denied: dict[str, str] = {}
+        self._blobs = BlobStore(data)
+        self._trust = trust_files(data)
+        self._open = OpenBlobs(self._blobs)
         self._fleet = fleet
-        self._send = send
+        self._hub = hub
+        self._limit = limit
+        self._publish = publish
+        self._locator = locator
+        self._renew = renew
+        self._budget = RequestBudget()
+        self._refused: dict[str, int] = {}
+        self._renewals: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._answers: dict[RequestKind, Callable[[str, Request], None]] = {
+            RequestKind.METADATA: self._metadata,
+            RequestKind.BLOCKS: self._blocks,
+            RequestKind.TRUST: self._trust_file,
+            RequestKind.RENEW: self._renewal,
+            RequestKind.LOCATE: self._location,
+        }
 
-    def answer(self, device: str, request: messages.Request) -> None:
-        """Send metadata, queue blocks, or say why not."""
-        path = self._blobs.path(request.digest)
+    # Coming in ---------------------------------------------------------------------------------------
+
+    def receive(self, device: str, payload: bytes, now: float) -> None:
+        """Take up a request, or say why not. What is beyond a device's budget is not even read."""
+        if not self._budget.admit(device, now):
+            self._refused[device] = self._refused.get(device, 0) + 1
+            if self._budget.tell_busy(device, now):
+                log.warning("device %s: %d requests too many", device, self._refused.pop(device))
+                self._with_request(device, payload, lambda _, request: self._busy(device, request, BUSY_EVERY_S))
+            return
+        self._with_request(device, payload, self._answer)
+
+    def _with_request(self, device: str, payload: bytes, act: Callable[[str, Request], None]) -> None:
         try:
-            size = path.stat().st_size
-            if request.kind is messages.RequestKind.METADATA and size > MAX_METADATA_BYTES:
-                self._refuse(device, request, messages.Status.BAD, f"{size} bytes are too many for metadata")
-            elif request.kind is messages.RequestKind.METADATA:
-                self._send_metadata(device, request, path.read_bytes())
-            elif problem := self._hub.ask(device, request, size):
-                self._refuse(device, request, messages.Status.BAD, problem)
-        except OSError:
-            self._refuse(device, request, messages.Status.GONE, "this blob is not on the server")
+            request = Request.decode(payload)
+        except MessageError as error:
+            log.warning("device %s: request ignored: %s", device, error)
+            return
+        act(device, request)
 
-    def _refuse(self, device: str, request: messages.Request, status: messages.Status, reason: str) -> None:
-        log.warning("device %s: request for %s: %s: %s", device, request.digest, status, reason)
-        reply = messages.Reply(req_id=request.req_id, status=status, body=reason.encode())
-        self._send(TopicName.REPLY, device, reply)
+    def _answer(self, device: str, request: Request) -> None:
+        if (reason := self.denied.get(device)) is not None:
+            self.refuse(device, request.req_id, Status.DENIED, reason)
+            return
+        try:
+            self._answers[request.kind](device, request)
+        except (OSError, IntegrityError):
+            self.refuse(device, request.req_id, Status.GONE, f"{request.digest or request.name} is not on the server")
 
-    def _send_metadata(self, device: str, request: messages.Request, content: bytes) -> None:
-        step = messages.REPLY_PART_BYTES
-        parts = [content[start : start + step] for start in range(0, len(content), step)] or [b""]
-        for number, body in enumerate(parts):
-            reply = messages.Reply(
-                req_id=request.req_id, status=messages.Status.OK, part=number, parts=len(parts), body=body
-            )
-            self._send(TopicName.REPLY, device, reply)
+    def _metadata(self, device: str, request: Request) -> None:
+        path = self._blobs.path(request.digest or "")
+        size = path.stat().st_size
+        if size > MAX_METADATA_BYTES:
+            self.refuse(device, request.req_id, Status.BAD, f"{size} bytes are too many for metadata")
+            return
+        self._small(device, request, path)
 
-    def send_pieces(self, connection: Connection) -> None:
+    def _trust_file(self, device: str, request: Request) -> None:
+        # The message's pattern has checked the name: no separator, no leading dot.
+        self._small(device, request, self._trust / (request.name or ""))
+
+    def _small(self, device: str, request: Request, path: Path) -> None:
+        wait_s = self._hub.busy_s()
+        if wait_s is not None or not self._hub.reply(device, request.req_id, path.read_bytes()):
+            self._busy(device, request, wait_s or BUSY_EVERY_S)
+
+    def _blocks(self, device: str, request: Request) -> None:
+        size = self._blobs.path(request.digest or "").stat().st_size
+        # A request without blocks gives something back.
+        if request.blocks and (wait_s := self._hub.busy_s()) is not None:
+            self._busy(device, request, wait_s)
+        elif problem := self._hub.ask(device, request, size):
+            self.refuse(device, request.req_id, Status.BAD, problem)
+
+    def _location(self, device: str, request: Request) -> None:
+        self._blobs.path(request.digest or "").stat()
+        if self._locator is None:
+            self.refuse(device, request.req_id, Status.GONE, "there is no HTTP here")
+        else:
+            self._hub.reply(device, request.req_id, self._locator.url(request.digest or "", time.time()).encode())
+
+    def _renewal(self, device: str, request: Request) -> None:
+        if self._renew is None:
+            # Only a hub beside the server reaches the issuing key; with shared requests one is found in the end.
+            self._busy(device, request, RENEW_ELSEWHERE_S)
+            return
+        # Each costs the server a signature and a look through all that it ever issued.
+        now = time.monotonic()
+        at, req_id = self._renewals.pop(device, (float("-inf"), ""))
+        due = now - at >= RENEW_EVERY_S
+        self._renewals[device] = (now, request.req_id) if due else (at, req_id)
+        if len(self._renewals) > REMEMBERED_DEVICES:
+            self._renewals.popitem(last=False)
+        if due:
+            self._renew(device, request.req_id, request.body)
+        elif req_id != request.req_id:
+            self._busy(device, request, RENEW_EVERY_S)
+
+    # Saying no ---------------------------------------------------------------------------------------
+
+    def _busy(self, device: str, request: Request, wait_s: float) -> None:
+        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
+        self._say(device, messages.Reply(req_id=request.req_id, status=Status.BUSY, retry_after_s=wait_s * jitter))
+
+    def refuse(self, device: str, req_id: str, status: Status, reason: str) -> None:
+        """Answer a request with why it is not fulfilled."""
+        # A device asks for the next root at every refresh, and most of the time there is none.
+        level = logging.DEBUG if status is Status.GONE else logging.WARNING
+        log.log(level, "device %s: %s: %s", device, status, reason)
+        self._say(device, messages.Reply(req_id=req_id, status=status, body=reason.encode()))
+
+    def _say(self, device: str, reply: messages.Reply) -> None:
+        topic = topics.topic_for(self._fleet, TopicName.REPLY, device)
+        self._publish(Outgoing(topic, reply.encode(), 0, retained=False))
+
+    # Going out ---------------------------------------------------------------------------------------
+
+    def send_due(self, connection: Connection) -> None:
         """Publish what is due while the socket takes it; the rest waits for the next turn."""
-        for _ in range(PIECES_PER_TURN):
-            if not connection.writable or (piece := self._hub.next_piece(time.monotonic())) is None:
+        for _ in range(SENDS_PER_TURN):
+            if not connection.writable:
                 return
-            units = piece.offset // topics.PIECE_UNIT_BYTES
-            sha12 = topics.short_digest(piece.digest)
-            topic = topics.topic_for(self._fleet, TopicName.BLOCKS, piece.device, sha12=sha12, piece=units)
-            try:
-                content = self._open.read(piece)
-            except OSError as error:
-                # Withdrawn in between: the device's next request is told `gone`.
-                log.warning("reading %s: %s", piece.digest, error)
-                continue
-            if len(content) < piece.size:
-                log.warning("reading %s: it is shorter than it was", piece.digest)
-                continue
-            if connection.publish(Outgoing(topic, content, 0, retained=False)):
-                self._hub.count_sent(piece)
+            now = time.monotonic()
+            if (part := self._hub.next_part(now)) is not None:
+                self._send_part(part, now)
+            elif not self._send_piece(now):
+                return
 
-    def reopen(self) -> None:
-        """Open blobs anew: a deployment may have replaced a damaged one."""
-        self._open.close()
+    def _send_part(self, part: Part, now: float) -> None:
+        reply = messages.Reply(req_id=part.req_id, status=Status.OK, part=part.part, parts=part.parts, body=part.body)
+        payload = reply.encode()
+        topic = topics.topic_for(self._fleet, TopicName.REPLY, part.device)
+        if self._publish(Outgoing(topic, payload, 0, retained=False)):
+            self._limit.published(len(payload), now)
+
+    def _send_piece(self, now: float) -> bool:
+        """Send the next piece of a blob; False when none is due."""
+        piece = self._hub.next_piece(now)
+        if piece is None:
+            return False
+        try:
+            content = self._open.read(piece)
+        except OSError as error:
+            log.warning("reading %s: %s", piece.digest, error.strerror or error)
+            # What was taken from the queue a moment ago may have been its device's last block.
+            waiting = {piece.device: piece.req_id} | dict(self._hub.withdraw(piece.digest))
+            for device, req_id in waiting.items():
+                self.refuse(device, req_id, Status.GONE, f"{piece.digest} was withdrawn from the server")
+            return True
+        units = piece.offset // topics.PIECE_UNIT_BYTES
+        sha12 = topics.short_digest(piece.digest)
+        topic = topics.topic_for(self._fleet, TopicName.BLOCKS, piece.device, sha12=sha12, piece=units)
+        if self._publish(Outgoing(topic, content, 0, retained=False)):
+            self._hub.count_sent(piece)
+            self._budget.served(piece.device, piece.size)
+            self._limit.published(piece.size, now)
+        return True

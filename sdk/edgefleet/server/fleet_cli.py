@@ -1,0 +1,120 @@
+"""`edgefleet fleet list|command|remove`: what the fleet looks like, and words to one device.
+
+It reads the server's store; nothing is rolled out from here.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgefleet.protocol.signed import CommandName
+from edgefleet.server.following import open_store
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgefleet.server.store import DeviceTelemetry, Store
+
+PIPE_COLUMNS = 160
+
+_data = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("edgefleet-data"),
+    show_default=True,
+    help="The server's folder: store and packages.",
+)
+
+
+@click.group("fleet")
+def fleet() -> None:
+    """Look at the fleet, and speak to its devices."""
+
+
+@fleet.command("list")
+@_data
+def list_devices(data: Path) -> None:
+    """Show every device: variant, accuracy, latency and power."""
+    from rich.console import Console  # noqa: PLC0415
+
+    store = open_store(data, "listing the fleet")
+    console = Console()
+    # Into a file or a pipe nothing is cut.
+    (console if console.is_terminal else Console(width=PIPE_COLUMNS)).print(fleet_table(store))
+
+
+@fleet.command("command")
+@click.argument("device")
+@click.argument("name", metavar="report|renew", type=click.Choice([name.value for name in CommandName]))
+@_data
+def command(device: str, name: str, data: Path) -> None:
+    """Have a DEVICE report everything again, or renew its certificate now; it answers with an event."""
+    from edgefleet.server import control  # noqa: PLC0415
+    from edgefleet.server.following import reachable_fleet  # noqa: PLC0415
+
+    doing = f"telling {device} to {name}"
+    store = open_store(data, doing)
+    reachable_fleet(store, data, doing)
+    made = control.command(store, data, device, CommandName(name), time.time())
+    click.echo(f"command {made.command_id} is on its way to {device}", err=True)
+
+
+@fleet.command("remove")
+@click.argument("device")
+@_data
+@click.option("--broker", metavar="HOST:PORT", help="MQTT broker. [default: the one that the server uses]")
+@click.option("--tls/--no-tls", default=True, show_default=True, help="Without TLS on 127.0.0.1 only.")
+def remove_device(device: str, data: Path, broker: str | None, *, tls: bool) -> None:
+    """Revoke a DEVICE's certificate, close its session and clear what the broker retains of it."""
+    from edgefleet.errors import InputError  # noqa: PLC0415
+    from edgefleet.mqtt import BrokerAddress  # noqa: PLC0415
+    from edgefleet.server.removal import remove  # noqa: PLC0415
+
+    doing = f"removing {device}"
+    store = open_store(data, doing)
+    row = store.server()
+    if broker is None and row is None:
+        raise InputError(doing, "no server ever ran here, so its broker is unknown", "name it with --broker")
+    address = BrokerAddress.parse(broker or str(row["broker"] if row else ""))
+    # First, so that the server publishes nothing again of what is about to be cleared.
+    store.forget_desired(device)
+    undone = remove(data, store, device, address, tls=tls, now=time.time())
+    click.echo(f"{device} is removed", err=True)
+    if undone is not None:
+        click.echo(f"still to do: {undone}", err=True)
+
+
+def _telemetry_cells(seen: DeviceTelemetry) -> list[str]:
+    accuracy = f"{seen.correct / seen.labelled:.2%}" if seen.labelled else "–"
+    p50, p90 = ("–" if value is None else f"{value:.3f}" for value in (seen.p50_ms, seen.p90_ms))
+    power = "–" if seen.watts is None else f"{seen.watts:.2f} W\n{seen.power_source}\n{seen.power_scope}"
+    return [accuracy, f"{p50}\n{p90}", power]
+
+
+def fleet_table(store: Store) -> Table:
+    """The fleet as a rich table: one row per device, in 80 columns; what is wrong stands below it."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    rows, denied = store.devices(), store.denied()
+    notes = [f"{row.device}: {row.reason}" for row in rows if row.reason]
+    notes += [f"{device}: no deployments: {reason}" for device, reason in denied.items()]
+    notes += ["* simulated: the host is not that board"] if any(row.simulated for row in rows) else []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.caption, table.caption_justify = "\n".join(notes), "left"
+    for heading in ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        seen = None if row.digest is None else store.telemetry(row.device, row.digest)
+        state = "denied" if row.device in denied else row.state or "waiting"
+        table.add_row(
+            f"{row.device}\n  {row.profile}{'*' if row.simulated else ''}",
+            f"{state}\n{row.variant or '–'}{'' if row.online else f'{chr(10)}offline'}",
+            f"{row.pulled_bytes / 1000:.1f} kB\n{seen.inferences if seen else 0}",
+            *([] if seen is None else _telemetry_cells(seen)),
+        )
+    return table

@@ -1,0 +1,191 @@
+"""The commands of a fleet's server and its operators, as a person gives them: one line says what is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from edgefleet.cli import SUBCOMMANDS, app
+from edgefleet.errors import EdgefleetError, InputError, TransportError, TrustError
+from edgefleet.package.bundle import trust_files as packed_trust
+from edgefleet.package.bundle import write_bundle
+from edgefleet.package.layout import Package
+from edgefleet.protocol.signed import Command, Deployment, Envelope
+from edgefleet.server.data_folder import lock_data, trust_files
+from edgefleet.trust.repository import Repository
+from sdk.fleet_made import LONG, MadeFleet, found
+from sdk.packages_made import two_variants, write
+from sdk.wire_examples import STATE
+
+
+@pytest.fixture(name="fleet")
+def _fleet(tmp_path: Path) -> MadeFleet:
+    return found(tmp_path / "fleet", time.time() // 3600 * 3600)
+
+
+@pytest.fixture(name="served")
+def _served(fleet: MadeFleet) -> Iterator[MadeFleet]:
+    """A fleet whose server is running and connected, as far as a command can tell."""
+    fleet.store.set_server("home", "127.0.0.1:8883", connected=True, failure=None)
+    for name in ("nuc", "pi"):
+        fleet.add(name)
+    with lock_data(fleet.data):
+        yield fleet
+
+
+@pytest.fixture(name="package")
+def _package(tmp_path: Path) -> Path:
+    write(tmp_path / "package", two_variants(tmp_path / "inputs"))
+    return tmp_path / "package"
+
+
+def run(*arguments: object) -> Result:
+    """Run `edgefleet …`; errors come out as themselves."""
+    result = CliRunner().invoke(app, [str(one) for one in arguments], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def at(fleet: MadeFleet, *, keys: bool = True) -> list[str]:
+    where = ["--data", str(fleet.data)]
+    return [*where, "--keys", str(fleet.keys.folder)] if keys else where
+
+
+def test_publish_then_deploy(served: MadeFleet, package: Path) -> None:
+    assert "published made@1.2.0 (release 7)" in run("publish", package, *at(served)).output
+    assert "published made@1.2.0 (release 7)" in run("publish", package, *at(served)).output
+    with pytest.raises(EdgefleetError, match="not finished within 0 s"):
+        run("deploy", "made@1.2.0", *at(served), "--timeout", 0)
+    assert set(served.store.desired_generations()) == {"nuc", "pi"}
+    row = served.store.desired("pi")
+    assert row is not None
+    target = row.desired.deployment.target
+    assert (target.package, target.version, target.index_digest) == ("made", "1.2.0", Package(package).digest)
+    for device in ("nuc", "pi"):
+        changes = {"enrolment_id": f"e-{device}", "generation": row.generation, "state": "committed"}
+        served.store.set_state(device, STATE.model_copy(update=changes), time.time())
+    assert served.store.outcome("pi", row.generation) is not None
+
+
+def test_what_cannot_be_deployed_is_said_with_what_can(served: MadeFleet, package: Path) -> None:
+    with pytest.raises(InputError, match="run: edgefleet publish"):
+        run("deploy", "made@1.2.0", *at(served))
+    with pytest.raises(InputError, match=f"run: edgefleet publish {package}, then: edgefleet deploy made@1.2.0"):
+        run("deploy", package, *at(served))
+    run("publish", package, *at(served))
+    for name in ("made@9", "made", "other@1.2.0", "@"):
+        with pytest.raises(InputError, match=r"there are: made@1\.2\.0"):
+            run("deploy", name, *at(served))
+    with pytest.raises(InputError, match="operator-nobody"):
+        run("deploy", "made@1.2.0", *at(served), "--operator", "nobody")
+    with pytest.raises(InputError, match=r"made@9 is|looking for made@9"):
+        run("deploy", "made@1.2.0", *at(served), "--fallback", "made@9")
+    with pytest.raises(InputError, match="there are: nuc, pi"):
+        run("deploy", "made@1.2.0", *at(served), "--to", "cam")
+    assert served.store.desired_generations() == {}
+
+
+def test_without_a_server_nothing_is_deployed(fleet: MadeFleet) -> None:
+    with pytest.raises(TransportError, match="no server is running"):
+        run("deploy", "made@1.2.0", *at(fleet))
+    with pytest.raises(InputError, match="not a server's folder"):
+        run("deploy", "made@1.2.0", "--data", fleet.folder / "nothing")
+
+
+def test_a_deployment_signed_elsewhere_travels_in_a_bundle_and_needs_no_key_here(
+    served: MadeFleet, package: Path, tmp_path: Path
+) -> None:
+    run("publish", package, *at(served))
+    letter, bundle = tmp_path / "deployment.json", tmp_path / "x.bundle"
+    keys = ["--keys", str(served.keys.folder)]
+    run("deploy", package, *keys, "--to", "pi", "--sign-only", "-o", letter)
+    deployment = Deployment.decode(Envelope.decode(letter.read_bytes()).payload)
+    assert (deployment.fleet, deployment.selector, deployment.target.version) == ("home", "pi", "1.2.0")
+    write_bundle(bundle, Package(package), packed_trust(trust_files(served.data)), letter.read_bytes())
+    nowhere = ["--keys", str(tmp_path / "no-keys")]
+    with pytest.raises(EdgefleetError, match="not finished within 0 s"):
+        run("deploy", bundle, *at(served, keys=False), *nowhere, "--timeout", 0)
+    assert set(served.store.desired_generations()) == {"pi"}
+    assert "published made@1.2.0" in run("publish", bundle, *at(served, keys=False), *nowhere).output
+
+
+def test_a_bundle_of_another_fleet_is_refused(served: MadeFleet, package: Path, tmp_path: Path) -> None:
+    other = found(tmp_path / "other", 1_780_000_000.0)
+    run("publish", package, *at(other))
+    write_bundle(tmp_path / "x.bundle", Package(package), packed_trust(trust_files(other.data)))
+    with pytest.raises(TrustError):
+        run("publish", tmp_path / "x.bundle", *at(served, keys=False))
+    assert Repository(trust_files(served.data)).versions() == []
+
+
+@pytest.mark.parametrize("arguments", [["--sign-only"], ["-o", "x.json"]])
+def test_sign_only_goes_with_a_file(fleet: MadeFleet, arguments: list[str]) -> None:
+    with pytest.raises(click.UsageError, match="go together"):
+        run("deploy", "x", *at(fleet), *arguments)
+
+
+# The fleet --------------------------------------------------------------------------------------------
+
+
+def test_a_flagged_device_is_shown_with_the_reason(served: MadeFleet) -> None:
+    served.store.set_flag("pi", "two boards under one name")
+    output = run("fleet", "list", *at(served, keys=False)).output
+    assert "denied" in output
+    assert "pi: no deployments: two boards under one name" in output
+
+
+def test_a_command_waits_for_the_server_to_send_it(served: MadeFleet) -> None:
+    output = run("fleet", "command", "pi", "renew", *at(served, keys=False)).output
+    ((device, envelope),) = served.store.take_commands(time.time())
+    assert device == "pi"
+    assert f"command {Command.decode(envelope.payload).command_id} is on its way to pi" in output
+    with pytest.raises(InputError, match="not enrolled"):
+        run("fleet", "command", "cam", "report", *at(served, keys=False))
+    with pytest.raises(click.BadParameter):
+        run("fleet", "command", "pi", "format-disk", *at(served, keys=False))
+
+
+def test_removing_needs_a_broker_that_is_known(fleet: MadeFleet) -> None:
+    fleet.store.add_enrolment("pi", "e1", LONG, "0a", 1.0)
+    with pytest.raises(InputError, match="--broker"):
+        run("fleet", "remove", "pi", *at(fleet, keys=False))
+
+
+# The server and its hubs ------------------------------------------------------------------------------
+
+
+def test_without_tls_only_this_machines_broker_is_used(fleet: MadeFleet) -> None:
+    for command in (["server"], ["hub", "--name", "edgefleet-hub-1"]):
+        with pytest.raises(InputError, match="leave out --no-tls"):
+            run(*command, *at(fleet, keys=False), "--broker", "192.0.2.1:1883", "--no-tls")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--http", "0.0.0.0:8443"], "--blob-url"),
+        (["--blob-url", "https://cdn/"], "no http address with"),
+        (["--http", "nowhere"], "HOST:PORT"),
+    ],
+)
+def test_an_address_that_helps_no_device_is_refused(fleet: MadeFleet, arguments: list[str], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        run("server", *at(fleet, keys=False), "--broker", "127.0.0.1:9", *arguments)
+
+
+def test_a_hub_away_from_its_server_signs_only_with_the_servers_key(fleet: MadeFleet) -> None:
+    arguments = ["--broker", "127.0.0.1:9", "--name", "edgefleet-hub-1", "--blob-url", "https://x/{digest}"]
+    with pytest.raises(InputError, match="copy it from the server"):
+        run("hub", *at(fleet, keys=False), *arguments, "--sign-urls")
+
+
+@pytest.mark.parametrize("name", ["server", "hub", "publish", "deploy", "fleet"])
+def test_each_command_says_what_it_is_for(name: str) -> None:
+    assert name in SUBCOMMANDS
+    assert run(name, "--help").output.startswith("Usage: ")
