@@ -15,7 +15,7 @@ EXTRAS_tflite214 := convert-litert
 PACKAGES_tflite214 := scikit-learn
 EXTRAS_torch := convert,convert-torch,convert-executorch,convert-coreml
 
-.PHONY: demo test test-environments test-full conformance conformance-graphs check format clean $(ENVIRONMENTS:%=test-%)
+.PHONY: demo test test-environments test-full conformance conformance-graphs fuzz check format clean $(ENVIRONMENTS:%=test-%)
 
 demo: $(INSTALLED)
 	$(BIN)/edgefleet demo $(if $(KEEP),--keep)
@@ -40,6 +40,11 @@ conformance: $(INSTALLED)
 
 conformance-graphs: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python -m conformance_graphs
+
+# Coverage-guided, over every parser of bytes from outside; FUZZ_S seconds.
+FUZZ_S ?= 30
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/fuzz/fuzz_parsers.py $(FUZZ_S)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -131,3 +131,10 @@ def test_a_block_and_the_longest_topic_fit_into_a_packet() -> None:
     longest = topics.topic_for("f" * 63, TopicName.BLOCKS, "d" * 63, sha12="0" * 12, piece=999_999_999)
     headers = 1 + 4 + 2 + 2 + 1
     assert 60 * 1024 + len(longest) + headers <= MAX_PACKET_BYTES
+
+
+def test_a_device_may_write_a_bounded_number_of_topics() -> None:
+    writable = [line.split()[2] for line in LINES if line.startswith("pattern write")]
+    assert not [pattern for pattern in writable if "+" in pattern or "#" in pattern]
+    assert may("pi", "write", address(TopicName.REQUEST, "pi"))
+    assert not may("pi", "write", f"{topics.PREFIX}/{FLEET}/req/anything/pi")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefleet.protocol.topics import HUB_USERS, PREFIX, SERVER_USER, TOPICS, Role
+from edgefleet.protocol.topics import HUB_USERS, PREFIX, SERVER_USER, SHARDS, TOPICS, Role
 
 REMOVAL_USER = "edgefleet-removal"
 """Clears the retained topics of a device that leaves the fleet, and reads them to see that it is done; it holds a
@@ -75,7 +75,11 @@ def _service_lines(fleet: str, roles: tuple[Role, ...]) -> Iterator[str]:
 def _device_lines(fleet: str) -> Iterator[str]:
     for row in TOPICS.values():
         verb = "write" if row.writer is Role.DEVICE else "read"
-        yield f"pattern {verb} {PREFIX}/{fleet}/{row.pattern.format(**{**_WILDCARDS, 'device': '%u'})}"
+        # Where a device may write, every level is spelled out: a wildcard would let it have any number of topics, and
+        # the broker keep a retained message for each.
+        shards = range(SHARDS) if "{shard}" in row.pattern else ("",)
+        for shard in shards:
+            yield f"pattern {verb} {PREFIX}/{fleet}/{row.pattern.format(**_WILDCARDS | {'device': '%u', 'shard': shard})}"
 
 
 def mosquitto_configuration(

@@ -170,7 +170,9 @@ class HubProcess:
         self.hub.piece_bytes = self.limit.piece_bytes
         self.hub.part_bytes = self.limit.part_bytes
 
-    def _receive(self, topic: str, payload: bytes, _retained: bool) -> None:
+    def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        if retained:
+            return  # No agent retains a request: whoever did wants it answered at every start of a hub.
         address = topics.parse(self._fleet, topic)
         if address is not None and address.name is TopicName.REQUEST:
             self.requests.receive(address.device, payload, time.monotonic())
