@@ -31,8 +31,10 @@ test-environments: $(ENVIRONMENTS:%=test-%)
 $(ENVIRONMENTS:%=test-%): test-%: build/envs/%/.installed
 	build/envs/$*/bin/python -m pytest tests/full_$*
 
+# The faults come last and by themselves: their cases need no fixture that is dear, so idle hands may take any of them.
 test-full: $(INSTALLED)
-	$(PYTEST)
+	$(PYTEST) --ignore=tests/faults
+	$(PYTEST) --dist worksteal tests/faults
 	$(MAKE) test-environments
 
 conformance: $(INSTALLED)

@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What it took, from the first block request to the slot whose files are all verified."""
+    """What it took, from the reservation of the disk to the slot whose files are all verified."""
 
     kind: str = "done"
     state: str = ""

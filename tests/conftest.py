@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from faults import table
+
 REQUIRE_VARIABLE = "EDGEFLEET_REQUIRE_SERVICES"
 
 
@@ -25,6 +27,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEFLEET_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of faults, where some were tried."""
+    reports = [each for kind in ("passed", "failed", "error") for each in terminalreporter.stats.get(kind, [])]
+    for line in table.lines(reports):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(name="need")

@@ -23,7 +23,7 @@ from edgefleet.package.layout import Package, write_package
 from edgefleet.package.manifest import Golden, TensorSpec, VariantFiles, VariantSpec
 from edgefleet.protocol import topics
 from edgefleet.protocol.signed import PackageVersion
-from edgefleet.server import control
+from edgefleet.server import control, publishing
 from edgefleet.server.data_folder import STORE_FILE
 from edgefleet.server.hub_process import REPORT_EVERY_S
 from edgefleet.server.store import DeviceRow, Store
@@ -152,7 +152,7 @@ class Lab:
 
     def publish(self, package: Package) -> PackageVersion:
         """Sign a package with the release key, as the command does."""
-        return control.publish(self.data, package, self.keys.signer("release"), time.time())
+        return publishing.publish(self.data, package, self.keys.signer("release"), time.time())
 
     def deploy(self, package: Package, selector: str = "all") -> dict[str, int]:
         """Publish, sign and record a deployment, as the commands do; returns device → generation."""

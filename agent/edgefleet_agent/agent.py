@@ -107,8 +107,7 @@ class Agent:
     def _descriptors(self) -> list[int]:
         """What wakes the loop beside the broker."""
         install = self._installer.current
-        children = [child.fileno() for child in self._inference.workers()]
-        children += [child.fileno() for child in self._trust.sessions()]
+        children = self._inference.descriptors() + [child.fileno() for child in self._trust.sessions()]
         return children if install is None else children + install.descriptors()
 
     def _holds_downloads(self, now: float) -> bool:

@@ -15,6 +15,8 @@ SILENCE_S = 3.0
 SILENCE_CAP_S = 30.0
 BUSY_S = 1.0
 MAX_ATTEMPTS = 6
+MAX_PARTS = 4096
+"""2 MiB in the smallest parts that a broker's limit makes of them, and some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Question:
         self._max_bytes = max_bytes
         self._req_id: str | None = None
         self._parts: dict[int, bytes] = {}
+        self._held_bytes = 0
         self._next_at = 0.0
         self._attempts = 0
 
@@ -56,7 +59,7 @@ class Question:
 
     def asked(self, req_id: str, now: float) -> None:
         """It was sent: answers to older requests are nobody's from here on."""
-        self._req_id, self._parts = req_id, {}
+        self._req_id, self._parts, self._held_bytes = req_id, {}, 0
         self._attempts += 1
         self._wait(now)
 
@@ -82,11 +85,12 @@ class Question:
         return True
 
     def _add(self, reply: Reply, now: float) -> None:
-        if reply.part >= reply.parts:
+        if reply.part >= reply.parts or (reply.part not in self._parts and len(self._parts) >= MAX_PARTS):
             return
+        self._held_bytes += len(reply.body) - len(self._parts.get(reply.part, b""))
         self._parts[reply.part] = reply.body
         self._wait(now)
-        if sum(map(len, self._parts.values())) > self._max_bytes or len(self._parts) == reply.parts:
+        if self._held_bytes > self._max_bytes or len(self._parts) == reply.parts:
             whole = b"".join(self._parts[part] for part in sorted(self._parts))
             self.answer = Answer(body=whole[: self._max_bytes + 1])
 

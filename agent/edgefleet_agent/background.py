@@ -52,7 +52,9 @@ class Work(Generic[Result]):
     def _run(self, turn: threading.Lock, job: Callable[[Cancelled], Result]) -> None:
         try:
             with turn:
-                self._result.append(job(self._cancelled.is_set))
+                # Cancelled while it waited: nobody expects what it would leave on the disk.
+                if not self._cancelled.is_set():
+                    self._result.append(job(self._cancelled.is_set))
         except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
             self._error = error
         finally:

@@ -53,10 +53,11 @@ def http_access(identity: DeviceIdentity, settings: Settings) -> HttpAccess | No
     """How blobs may be had over HTTP; None: never."""
     if settings.download.http == "never":
         return None
+    host = settings.broker.host or identity.host
     if not identity.tls:
-        return HttpAccess(settings.download.base_url)
+        return HttpAccess(settings.download.base_url, broker_host=host)
     files = _files(identity)
-    return HttpAccess(settings.download.base_url, files.ca_file, files.certificate_file, files.key_file)
+    return HttpAccess(settings.download.base_url, files.ca_file, files.certificate_file, files.key_file, host)
 
 
 def _files(identity: DeviceIdentity) -> Tls:

@@ -7,6 +7,7 @@ pull in another way.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import os
 import queue
 import re
@@ -41,6 +42,20 @@ class HttpAccess:
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+    broker_host: str | None = None
+    """The one host, beside the configured one, that may be this device itself or lie on its link; None: any may."""
+
+    def admits(self, host: str, address: str) -> bool:
+        """Whether `host` may be asked at `address`, which it turned out to have.
+
+        Who speaks for a hub names any address: what listens on this device only, or gives a machine in a cloud its
+        credentials, is not for him.
+        """
+        if self.broker_host is None or host in (self.broker_host, urlsplit(self.base_url or "").hostname):
+            return True
+        found = ipaddress.ip_address(address.partition("%")[0])
+        found = getattr(found, "ipv4_mapped", None) or found
+        return not (found.is_loopback or found.is_link_local or found.is_unspecified or found.is_multicast)
 
     def url(self, digest: str) -> str | None:
         """Where the configuration says that a blob is."""
@@ -177,6 +192,8 @@ class HttpPull:
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES or not parts.hostname:
             raise HttpPullError(f"{parts.scheme or 'no'}://{parts.hostname or ''} is no place to pull from")
+        if re.search(r"[\x00-\x20\x7f]", url):
+            raise HttpPullError("an address with spaces or control characters is no place to pull from")
         place = (parts.scheme, parts.netloc)
         if self._connection is not None and self._place == place:
             with suppress(http.client.RemoteDisconnected, ConnectionError):
@@ -184,6 +201,9 @@ class HttpPull:
         if self._connection is not None:
             self._connection.close()
         self._connection, self._place = self._connect(parts, with_certificate=with_certificate), place
+        self._connection.connect()
+        if not self._access.admits(parts.hostname, self._connection.sock.getpeername()[0]):
+            raise HttpPullError(f"{parts.hostname} is an address on this device or its link")
         return self._ask(self._connection, parts, span)
 
     def _connect(self, parts: SplitResult, *, with_certificate: bool) -> http.client.HTTPConnection:

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from edgefleet.package.manifest import VariantSpec
 from edgefleet.protocol.messages import ActiveVariant, Window
 from edgefleet.retry import backoff_s
 from edgefleet_agent import supervise
+from edgefleet_agent.background import Work
 from edgefleet_agent.power.meter import Meter
 from edgefleet_agent.settings import Settings
 from edgefleet_agent.slots import SlotDamagedError, Slots
@@ -53,6 +55,7 @@ class Inference:
         self._meter = meter
         self._listener = listener
         self._worker: Worker | None = None
+        self._checking: Work[VariantSpec] | None = None
         self._variant: ActiveVariant | None = None
         self._started_at = 0.0
         self._heard_at = 0.0
@@ -60,9 +63,9 @@ class Inference:
         self._failures = 0
         self._said: set[tuple[str, str]] = set()
 
-    def workers(self) -> list[Worker]:
-        """Child processes to listen to."""
-        return [] if self._worker is None else [self._worker]
+    def descriptors(self) -> list[int]:
+        """File descriptors that become readable when `tick` has something to do."""
+        return [one.fileno() for one in (self._worker, self._checking) if one is not None]
 
     def tick(self, active: ActiveVariant | None, now: float) -> None:
         """Run `active`: start, restart, switch or stop the worker, and take what it says."""
@@ -72,18 +75,27 @@ class Inference:
             self._said.clear()
         if self._worker is not None:
             self._listen(self._worker, now)
-        elif active is not None and now >= self._next_at:
-            self._start(active, now)
+        elif active is None or now < self._next_at:
+            return
+        elif self._checking is None:
+            # Beside the loop: a model of some size takes a small device a second to hash.
+            self._checking = Work(self._slots.turn, lambda _: self._slots.check(active.digest))
+        elif self._checking.finished:
+            checking, self._checking = self._checking, None
+            self._start(active, checking, now)
 
     def stop(self) -> None:
-        """End the worker, if there is one."""
+        """End the worker, or what is done before its start."""
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
 
-    def _start(self, active: ActiveVariant, now: float) -> None:
+    def _start(self, active: ActiveVariant, checking: Work[VariantSpec], now: float) -> None:
         try:
-            spec = self._slots.check(active.digest)
+            spec = checking.result()
         except SlotDamagedError as error:
             self._listener.slot_damaged(str(error))
             return

@@ -16,6 +16,7 @@ from edgefleet_agent import lifecycle
 from edgefleet_agent.install import Install, InstallError
 from edgefleet_agent.journal import Journal
 from edgefleet_agent.lifecycle import IN_PROGRESS, Trigger
+from edgefleet_agent.refusal import translated
 from edgefleet_agent.slots import Slots
 from edgefleet_agent.state_folder import Installed, record_installed
 from edgefleet_agent.transfer import Host
@@ -39,6 +40,8 @@ class Installer:
         self._make = make
         self._host = host
         self._journalled_at = time.monotonic()
+        self._untidy = False
+        """A job was cancelled that was at work on the disk: what it leaves is to be removed."""
 
     def restore(self) -> None:
         """Take up an installation that was cut off."""
@@ -46,6 +49,8 @@ class Installer:
         if entry.state in IN_PROGRESS and entry.desired is not None:
             self._journal.note(state=State.RESOLVING)
             self._start(entry.desired, resumed=True)
+        # A power cut between the journal and the removal of what it no longer names.
+        self._untidy = entry.active is not None
 
     def begin(self, desired: Desired) -> None:
         """Journal before acting; a newer generation replaces an installation that is under way."""
@@ -65,17 +70,19 @@ class Installer:
     def advance(self, now: float, *, hold_downloads: bool) -> None:
         """One turn. `hold_downloads`: a newer decision is being verified, and the line is left to that."""
         install = self.current
-        if install is None or (hold_downloads and install.state is State.DOWNLOADING):
+        if install is None:
+            self._tidy()
+            return
+        if hold_downloads and install.state is State.DOWNLOADING:
             return
         try:
-            install.tick(now)
-            self._journal_progress(install, now)
-            if install.state is State.ACTIVATING:
-                self._activate(install)
+            with translated(install.desired.deployment.deployment_id):
+                install.tick(now)
+                self._journal_progress(install, now)
+                if install.state is State.ACTIVATING:
+                    self._activate(install)
         except InstallError as error:
             self.fail(str(error))
-        except StorageError as error:
-            self.fail(f"insufficient_storage: {error}")
 
     def fail(self, reason: str) -> None:
         """End the installation, if there is one; what was committed before still runs."""
@@ -144,11 +151,8 @@ class Installer:
             precision=install.spec.precision,
         )
         enrolment = self._journal.entry.enrolment
-        try:
-            record_installed(self._slots, Installed(enrolment=enrolment, desired=install.desired, active=active))
-            self._slots.activate(active.digest)
-        except OSError as error:
-            raise InstallError(f"activation: {error.strerror or error}") from error
+        record_installed(self._slots, Installed(enrolment=enrolment, desired=install.desired, active=active))
+        self._slots.activate(active.digest)
         self._end(install, lifecycle.after(install.state, Trigger.DONE), None, active=active, running=wanted)
         self._host.note("committed", install.spec.name)
 
@@ -156,9 +160,27 @@ class Installer:
         """Give the disk back, and remember the outcome even when the disk refuses to: it is written later."""
         install.close()
         self.current = None
-        active = changes.get("active", self._journal.entry.active)
-        self._slots.collect(active.digest if isinstance(active, ActiveVariant) else None)
+        # A cancelled job may still be at work, and leave more than is found now.
+        busy = self._slots.turn.locked()
+        if "active" not in changes:
+            # First: what is given back may be what the journal needs.
+            self._collect()
         self._journal.note(state=state, reason=reason, progress=install.progress, **_counters(install), **changes)
+        # Afterwards: at no power cut may the journal name a slot that is gone.
+        self._untidy = "active" in changes or busy
+        self._tidy()
+
+    def _tidy(self) -> None:
+        if self._untidy and self._journal.is_written and not self._slots.turn.locked():
+            self._untidy = False
+            self._collect()
+
+    def _collect(self) -> None:
+        active = self._journal.entry.active
+        try:
+            self._slots.collect(None if active is None else active.digest)
+        except OSError as error:
+            log.warning("what is no longer needed stays on the disk: %s", error.strerror or error)
 
 
 def _counters(source: object) -> dict[str, int]:

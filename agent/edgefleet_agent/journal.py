@@ -79,6 +79,7 @@ class Journal:
         self._path = folder / FILE_NAME
         self.damage: str | None = None
         self._unwritten = False
+        self._said = ""
         try:
             self.entry = Entry.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -89,6 +90,11 @@ class Journal:
             self._path.replace(self._path.with_suffix(".damaged"))
             self.entry = fresh
             self.record()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the disk holds what the memory does."""
+        return not self._unwritten
 
     def record(self, **changes: object) -> None:
         """Change fields and put the whole entry on disk; raises StorageError, and nothing has changed then."""
@@ -108,14 +114,17 @@ class Journal:
         try:
             self._write(self.entry)
         except StorageError as error:
-            log.warning("%s", error)
+            # Once: this is tried at each turn of the loop.
+            if str(error) != self._said:
+                self._said = str(error)
+                log.warning("%s", error)
         else:
-            self._unwritten = False
+            self._unwritten, self._said = False, ""
 
     def _write(self, entry: Entry) -> None:
         try:
             durable.write_file(self._path, entry.model_dump_json().encode())
         except OSError as error:
             raise StorageError(
-                f"writing the journal {self._path}", error.strerror or str(error), "free some space on that disk"
+                f"writing the journal {self._path}", error.strerror or str(error), "free that disk or mend it"
             ) from error

@@ -87,9 +87,8 @@ def prepare(
 
 def finish(slots: Slots, digest: str, manifest_bytes: bytes, digests: bytes, prepared: Prepared) -> VariantSpec:
     """Put what is complete on disk for good and make a slot of it; raises SlotDamagedError or OSError."""
-    for file in prepared.files:
-        file.part.close()
-    return slots.finish(digest, manifest_bytes, digests)
+    hashed = {file.part.path.name: file.part.close() for file in prepared.files}
+    return slots.finish(digest, manifest_bytes, digests, hashed)
 
 
 def _abandon(files: Iterable[LayerFile]) -> None:

@@ -17,6 +17,9 @@ from edgefleet_agent.line import THIN_BYTES_PER_S, Line
 CREDIT_SECONDS = 2.0
 # A request may be answered a little later than the last one was.
 ROUND_TRIPS_AHEAD = 1.25
+# A request asks for this much of the window at least. Where more than a window is on its way, one request for each
+# block that came would be more than a hub admits.
+REQUEST_SHARE = 8
 STALL_S = 2.0
 STALL_INTERVALS = 4
 STALL_ROUND_TRIPS = 3
@@ -75,7 +78,7 @@ class Pull:
         """In flight when it is time for the next request: half a window, or what comes in until it is answered."""
         line, credit = self.line, self.credit_bytes
         meanwhile = int(line.rate_bytes_per_s * line.round_trip_s * ROUND_TRIPS_AHEAD)
-        return max(credit // 2, min(credit - BLOCK_BYTES, meanwhile))
+        return max(credit // 2, min(credit - max(BLOCK_BYTES, credit // REQUEST_SHARE), meanwhile))
 
     @property
     def stall_s(self) -> float:

@@ -10,10 +10,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from edgefleet.errors import StorageError
 from edgefleet_agent.preparation import NoRoomError
 from edgefleet_agent.self_test import SelfTestError
 from edgefleet_agent.slots import SlotDamagedError
 from edgefleet_agent.transfer import TransferError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # What goes before the text of an error of ours.
 _SAID_OF: dict[type[Exception], str] = {
@@ -22,7 +25,6 @@ _SAID_OF: dict[type[Exception], str] = {
     SlotDamagedError: "verification: ",
     TransferError: "",
 }
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger("edgefleet.agent")
 
@@ -43,10 +45,16 @@ def translated(what: str) -> Iterator[None]:
     except tuple(_SAID_OF) as error:
         raise InstallError(f"{_SAID_OF[type(error)]}{error}") from error
     except OSError as error:
-        kind = "insufficient_storage" if error.errno in _FULL else "storage"
-        raise InstallError(f"{kind}: {error.strerror or error}") from error
+        raise InstallError(f"{_kind(error)}: {error.strerror or error}") from error
+    except StorageError as error:
+        raise InstallError(f"{_kind(error.__cause__)}: {error}") from error
     except ValueError as error:
         raise InstallError(f"invalid package: {str(error).splitlines()[0]}") from error
     except Exception as error:
         log.exception("installing %s", what)
         raise InstallError(f"internal: {type(error).__name__}: {error}") from error
+
+
+def _kind(error: BaseException | None) -> str:
+    full = isinstance(error, OSError) and error.errno in _FULL
+    return "insufficient_storage" if full else "storage_failed"

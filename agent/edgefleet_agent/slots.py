@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from edgefleet import durable
@@ -17,6 +19,7 @@ from edgefleet.package.manifest import FILEPATH_ANNOTATION, Descriptor, Layer, M
 
 MANIFEST_FILE = "manifest.json"
 PART_SUFFIX = ".part"
+NEW_LINK = ".current.new"
 # What describes a variant, beside its files.
 _DESCRIPTION = (MANIFEST_FILE, BLOCKS_FILE)
 
@@ -83,15 +86,19 @@ class Slots:
         for name, content in zip(_DESCRIPTION, (manifest_bytes, block_digests), strict=True):
             (staging / name).write_bytes(content)
 
-    def finish(self, digest: str, manifest_bytes: bytes, block_digests: bytes) -> VariantSpec:
-        """Make a slot of a staging folder whose part files are complete and durable; each is hashed once, here.
+    def finish(
+        self, digest: str, manifest_bytes: bytes, block_digests: bytes, hashed: Mapping[str, str] | None = None
+    ) -> VariantSpec:
+        """Make a slot of a staging folder whose part files are complete and durable; each is hashed once as a whole.
 
-        Raises SlotDamagedError (the file that does not match is gone then) or OSError.
+        `hashed` are the content addresses, by name, of part files that were read back just now; others are hashed
+        here. Raises SlotDamagedError (the file that does not match is gone then) or OSError.
         """
+        known = hashed or {}
         staging, slot = self.staging(digest), self.path(digest)
         for layer in layers_to_pull(Manifest.model_validate_json(manifest_bytes)):
             part = self.part(staging, layer)
-            if digest_of_file(part) != layer.digest:
+            if (known.get(part.name) or digest_of_file(part)) != layer.digest:
                 part.unlink()
                 raise SlotDamagedError(f"{file_name(layer)} does not match its digest")
             part.replace(staging / file_name(layer))
@@ -128,11 +135,16 @@ class Slots:
             raise SlotDamagedError(str(error)) from error
 
     def activate(self, digest: str) -> None:
-        """Point `current` at a slot: one atomic rename; raises OSError."""
-        link = self._current.with_name(".current.new")
+        """Point `current` at a slot: one atomic rename; raises OSError, and may have switched then (`collect`)."""
+        link = self._current.with_name(NEW_LINK)
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(self.path(digest), self._current.parent))
-        link.replace(self._current)
+        try:
+            link.replace(self._current)
+        except OSError:
+            with suppress(OSError):
+                link.unlink()
+            raise
         durable.sync_folder(self._current.parent)
 
     def spare(self, assembling: str) -> list[Path]:
@@ -141,8 +153,14 @@ class Slots:
         return [folder for folder in self.folders() if folder.resolve() not in kept]
 
     def collect(self, keep: str | None, assembling: str | None = None) -> None:
-        """Remove every slot but one, and everything half assembled but one; both are manifest digests."""
+        """Remove every slot but one, and everything half assembled but one; both are manifest digests.
+
+        A link that an activation switched before it failed is put back first: it must not lead to what is removed.
+        """
         kept_slot = None if keep is None else self.path(keep)
+        if keep is not None and self._current.is_symlink() and self._current.resolve() != self.path(keep).resolve():
+            with suppress(OSError):
+                self.activate(keep)
         kept_staging = None if assembling is None else self._staging / self.path(assembling).name
         for folder in self.folders():
             if folder not in (kept_slot, kept_staging):

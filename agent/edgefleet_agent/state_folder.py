@@ -18,7 +18,7 @@ from edgefleet.errors import BusyError, StorageError
 from edgefleet.protocol.messages import ActiveVariant, State
 from edgefleet.protocol.signed import Desired
 from edgefleet_agent.journal import Enrolment, Entry, Journal
-from edgefleet_agent.slots import SlotDamagedError, Slots
+from edgefleet_agent.slots import NEW_LINK, SlotDamagedError, Slots
 
 LOCK_FILE = "agent.lock"
 SPOOL_FILE = "spool.sqlite"
@@ -65,6 +65,8 @@ def open_folder(folder: Path, own: Enrolment) -> StateFolder:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder, own.device)
+        # A power cut in the middle of a switch.
+        (folder / NEW_LINK).unlink(missing_ok=True)
         slots = Slots(folder)
         journal = Journal(folder, Entry(enrolment=own))
         state = StateFolder(folder, lock, journal, slots)

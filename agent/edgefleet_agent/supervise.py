@@ -28,7 +28,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgefleet_agent.worker", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "edgefleet_agent.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -42,6 +42,8 @@ class Spool:
         self._boot_id = boot_id
         self._limit = limit
         self._lost = 0
+        self._refusal = ""
+        """What the disk said last; empty once it has taken something."""
         self._begin()
 
     def _begin(self) -> None:
@@ -89,6 +91,7 @@ class Spool:
                 "DELETE FROM messages WHERE seq IN (SELECT seq FROM messages ORDER BY kind = 'event', seq LIMIT ?)",
                 (held - self._limit,),
             ).rowcount
+        self._refusal = ""
         return True
 
     def acknowledged(self, spool_id: str, seq: int, now: float) -> None:
@@ -154,7 +157,10 @@ class Spool:
         try:
             return work()
         except sqlite3.OperationalError as error:
-            log.warning("the telemetry spool: %s", error)
+            # Once: a disk may refuse for weeks, ten times a minute.
+            if str(error) != self._refusal:
+                self._refusal = str(error)
+                log.warning("the telemetry spool: %s; what comes is lost until the disk takes it", error)
         except sqlite3.DatabaseError:
             self._db.close()
             self._begin()

@@ -61,7 +61,10 @@ class TrustSession:
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(os.getpid())], stdin=theirs.fileno(), stdout=theirs.fileno()
+                # -P: nothing is imported from the folder that the agent was started in.
+                [sys.executable, "-P", "-m", MODULE, str(os.getpid())],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
             )
         except OSError:
             self._socket.close()

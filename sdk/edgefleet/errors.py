@@ -19,6 +19,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def one_line(text: str) -> str:
+    """Text of a peer's making, fit for a terminal and a log: whatever is no printable character is written out.
+
+    A line break would forge a second line, an escape sequence write on a person's screen.
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 class EdgefleetError(Exception):
     """Root of the tree: says what was being done, to what, what was found, and what to do about it."""
 

@@ -10,6 +10,7 @@ import select
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ class Rows:
 
     def enrolment(self, device: str) -> Row | None:
         return self.rows.get(device)
+
+    def transaction(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def add_enrolment(
         self, device: str, enrolment_id: str, not_after: float, serial_number: str, now: float, *,

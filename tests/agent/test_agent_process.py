@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fake_clock
 from agent.agent_lab import DEVICE, FLEET, Fleet, write_settings
 from edgefleet import identity as identities
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Tls
@@ -95,10 +96,9 @@ class Listener:
 def test_with_a_clock_of_2021_it_connects(
     home: Fleet, tmp_path: Path, group: ProcessGroup, need: Callable[[bool, str], None]
 ) -> None:
-    faketime = tool(need, "faketime")
     port = start_broker(home, tmp_path / "broker", group, tool(need, "mosquitto"))
     home.enroll(tmp_path / "identity", port=port)
-    agent = run_agent(tmp_path, group, faketime, "2021-03-01 00:00:00")
+    agent = run_agent(tmp_path, group, *fake_clock.behind(need, "@2021-03-01 00:00:00"))
     listener = Listener(home, port)
     until(listener.hears_online, agent)
     listener.connection.close()
@@ -107,10 +107,9 @@ def test_with_a_clock_of_2021_it_connects(
 def test_with_a_clock_of_2040_it_says_why_in_one_line_and_goes_on(
     home: Fleet, tmp_path: Path, group: ProcessGroup, need: Callable[[bool, str], None]
 ) -> None:
-    faketime = tool(need, "faketime")
     port = start_broker(home, tmp_path / "broker", group, tool(need, "mosquitto"))
     home.enroll(tmp_path / "identity", port=port)
-    agent = run_agent(tmp_path, group, faketime, "2040-03-01 00:00:00")
+    agent = run_agent(tmp_path, group, *fake_clock.behind(need, "@2040-03-01 00:00:00"))
     until(lambda: "2040-03-01" in agent.log_file.read_text(), agent)
     (line, *_) = [line for line in agent.log_file.read_text().splitlines() if "2040-03-01" in line]
     assert f"127.0.0.1:{port}" in line
@@ -170,12 +169,11 @@ def test_alone_and_400_days_later_it_still_infers(
     home: Fleet, tmp_path: Path, group: ProcessGroup, need: Callable[[bool, str], None], journal: str
 ) -> None:
     """No broker, every certificate and all metadata expired, a reboot: the committed slot runs from its digests."""
-    faketime = tool(need, "faketime")
     home.enroll(tmp_path / "identity", port=free_port())
     commit_variant(home, tmp_path)
     if journal == "damaged":
         (tmp_path / "state" / "journal.json").write_bytes(b"")
-    agent = run_agent(tmp_path, group, faketime, "-f", "+400d")
+    agent = run_agent(tmp_path, group, *fake_clock.behind(need, "+400d"))
     until(lambda: spooled(tmp_path, "window") > 0, agent)
     assert "Connection refused" in agent.log_file.read_text()
 

@@ -52,14 +52,16 @@ def test_without_tls_there_are_no_files(home: Fleet, tmp_path: Path) -> None:
     home.enroll(tmp_path / "identity", tls=False)
     settings = write_settings(tmp_path)
     assert opened(tmp_path, settings)._tls is None
-    assert broker_link.http_access(identities.load(tmp_path / "identity"), settings) == HttpAccess(None)
+    assert broker_link.http_access(identities.load(tmp_path / "identity"), settings) == HttpAccess(
+        None, broker_host="127.0.0.1"
+    )
 
 
 def test_http_is_with_the_devices_certificate_or_never(home: Fleet, tmp_path: Path) -> None:
     home.enroll(tmp_path / "identity")
     own, settings = identities.load(tmp_path / "identity"), write_settings(tmp_path)
     access = broker_link.http_access(own, settings.model_copy(update={"download": Download(base_url="https://x")}))
-    assert access == HttpAccess("https://x", own.ca_file, own.certificate_file, own.key_file)
+    assert access == HttpAccess("https://x", own.ca_file, own.certificate_file, own.key_file, own.host)
     assert own.device == DEVICE
     never = settings.model_copy(update={"download": Download(http="never", base_url="https://x")})
     assert broker_link.http_access(own, never) is None

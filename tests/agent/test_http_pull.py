@@ -209,3 +209,25 @@ def test_a_server_of_another_authority_is_refused(identity: Path) -> None:
         found, failure = pulled(HttpPull(HttpAccess(None), [span(f"{there.url}/blobs/x", 0, 11)]))
         assert found == []
         assert "certificate verify failed" in str(failure)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]"])
+def test_an_offered_address_on_the_device_itself_is_not_asked(host: str) -> None:
+    """A hub's thief could otherwise have every device of the fleet speak to what listens on it, and beside it."""
+    with server() as there:
+        url = f"{there.url.replace('localhost', host)}/blobs/x"
+        found, failure = pulled(HttpPull(HttpAccess(None, broker_host="broker.lan"), [span(url, 0, 11)]))
+        assert not found
+        assert "on this device or its link" in str(failure)
+        assert not there.ranges
+        same, _ = pulled(HttpPull(HttpAccess(None, broker_host="localhost"), [span(f"{there.url}/blobs/x", 0, 11)]))
+        assert len(same) == 11
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted"),
+    [("169.254.169.254", False), ("fe80::1%eth0", False), ("::1", False), ("224.0.0.1", False), ("10.0.0.7", True)],
+)
+def test_which_addresses_may_be_offered(address: str, wanted: bool) -> None:
+    assert HttpAccess("https://cdn.example/x", broker_host="broker.lan").admits("cdn.elsewhere", address) == wanted
+    assert HttpAccess("https://cdn.example/x", broker_host="broker.lan").admits("cdn.example", address)

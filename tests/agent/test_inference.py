@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,9 @@ class FakeWorker:
         self.said: list[dict[str, Any]] = []
         self.ended: str | None = None
         self.stopped = 0
+
+    def fileno(self) -> int:
+        return id(self)
 
     def messages(self) -> tuple[list[dict[str, Any]], bool]:
         said, self.said = self.said, []
@@ -107,13 +112,16 @@ class House:
     def tick(self, active: ActiveVariant | None = ACTIVE, *, after: float = 0.0) -> None:
         self.now += after
         self.inference.tick(active, self.now)
+        while self.inference._checking is not None:
+            select.select([self.inference._checking], [], [])
+            self.inference.tick(active, self.now)
 
     def die(self, reason: str = "it ended with exit code 1") -> float:
         """End the worker; returns the seconds until another is started."""
         self.workers[-1].ended = reason
         count = len(self.workers)
         self.tick()
-        assert not self.inference.workers()
+        assert not self.inference.descriptors()
         return self.wait(count)
 
     def wait(self, count: int) -> float:
@@ -136,7 +144,7 @@ def _build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
 def test_nothing_runs_without_a_variant(build: Build) -> None:
     house = build()
     house.tick(None)
-    assert house.inference.workers() == []
+    assert house.inference.descriptors() == []
     assert house.workers == []
     house.inference.stop()
 
@@ -147,10 +155,10 @@ def test_the_committed_variant_runs_from_its_slot_once(build: Build) -> None:
         house.tick(after=1.0)
     (worker,) = house.workers
     assert worker.slot == house.slots.path(ACTIVE.digest)
-    assert house.inference.workers() == [cast("supervise.Worker", worker)]
+    assert house.inference.descriptors() == [worker.fileno()]
     house.inference.stop()
     house.inference.stop()
-    assert (worker.stopped, house.inference.workers()) == (1, [])
+    assert (worker.stopped, house.inference.descriptors()) == (1, [])
 
 
 def test_a_window_carries_the_variant_and_the_power_of_its_time(build: Build) -> None:
@@ -251,7 +259,7 @@ def test_a_worker_that_hangs_again_and_again_is_started_later_and_later(build: B
     for _ in range(8):
         count = len(house.workers)
         house.tick(after=HANGS_AFTER_S + 0.1)
-        assert not house.inference.workers()
+        assert not house.inference.descriptors()
         waits.append(house.wait(count))
     assert waits[-1] > 10 * waits[0]
 
@@ -275,6 +283,29 @@ def test_a_damaged_slot_starts_nothing_and_is_told(build: Build) -> None:
     # The listener takes it from the journal: nothing runs any more.
     house.tick(None, after=1.0)
     assert len(house.damaged) == 1
+
+
+def test_the_loop_turns_while_a_slot_is_hashed(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    house, hashed = build(), threading.Event()
+    asked: list[str] = []
+
+    def check(digest: str) -> VariantSpec:
+        asked.append(digest)
+        assert hashed.wait(30)
+        return spec()
+
+    monkeypatch.setattr(house.slots, "check", check)
+    for _ in range(3):
+        house.inference.tick(ACTIVE, house.now)
+    assert house.workers == []
+    # Others are wanted meanwhile: what is cancelled before its turn is not even begun.
+    house.inference.tick(OTHER, house.now)
+    house.inference.tick(ACTIVE, house.now)
+    house.inference.tick(ACTIVE, house.now)
+    hashed.set()
+    house.tick()
+    assert [worker.slot for worker in house.workers] == [house.slots.path(ACTIVE.digest)]
+    assert asked == [ACTIVE.digest] * 2
 
 
 def test_a_slot_is_checked_again_at_each_start(build: Build) -> None:
@@ -325,4 +356,4 @@ def test_the_old_worker_is_stopped_before_the_new_one_starts(build: Build) -> No
     assert [worker.stopped for worker in house.workers] == [1, 0]
     house.tick(None)
     assert [worker.stopped for worker in house.workers] == [1, 1]
-    assert house.inference.workers() == []
+    assert house.inference.descriptors() == []

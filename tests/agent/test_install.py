@@ -355,7 +355,7 @@ def test_an_error_at_fsync_is_reported_and_what_is_not_on_disk_is_pulled_again(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         install = host.install()
-        with pytest.raises(InstallError, match="storage: Input/output error"):
+        with pytest.raises(InstallError, match="storage_failed: Input/output error"):
             host.drive(install, State.ACTIVATING)
         install.close()
     host.drive(host.install(), State.ACTIVATING)

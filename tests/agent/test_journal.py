@@ -136,7 +136,7 @@ def count_writes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_a_note_holds_in_memory_while_the_disk_refuses_and_is_written_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An outcome that cannot be written is still reported: a full disk must not turn it into a crash."""
     journal = Journal(tmp_path, FRESH)
@@ -146,6 +146,7 @@ def test_a_note_holds_in_memory_while_the_disk_refuses_and_is_written_later(
         journal.retry()
         journal.note(pulled_bytes=7)
         assert (journal.entry.state, journal.entry.pulled_bytes) == (State.FAILED, 7)
+        assert len(caplog.messages) == 1
         assert Journal(tmp_path, FRESH).entry.state is State.IDLE
     written = count_writes(monkeypatch)
     journal.retry()

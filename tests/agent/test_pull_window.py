@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgefleet.package.digest import BLOCK_BYTES
 from edgefleet.protocol.messages import MAX_CREDIT_BYTES
+from edgefleet.server.budget import RequestBudget
 from edgefleet_agent.line import THIN_BYTES_PER_S, Line
 from edgefleet_agent.pull import MAX_SILENCES, STALL_CAP_S, STALL_S, Pull, ranges
 
@@ -75,6 +77,24 @@ def test_a_long_line_is_asked_before_half_the_window_is_free() -> None:
     for block in range(5):
         pull.verified(block)
     assert pull.next_request(0.5) == [20, 21, 22, 23, 24]
+
+
+@pytest.mark.parametrize("round_trip_s", [0.0002, 0.009, 0.1, 2.0])
+@pytest.mark.parametrize("rate", [8e3, 125e3, 1.2e6, 5e6, 40e6, 370e6])
+def test_no_line_makes_a_pull_ask_more_often_than_a_hub_admits(rate: float, round_trip_s: float) -> None:
+    """A device that was told `busy` waits for a second, whatever its line carries."""
+    pull, budget, now = measured(range(1000), rate), RequestBudget(), 0.0
+    waiting: deque[int] = deque(pull.next_request(now) or ())
+    assert budget.admit("d", now)
+    while waiting:
+        now += BLOCK_BYTES / rate
+        budget.served("d", BLOCK_BYTES)
+        comes(pull, waiting.popleft(), now)
+        pull.line.rate_bytes_per_s, pull.line.round_trip_s = rate, round_trip_s
+        if asked := pull.next_request(now):
+            assert budget.admit("d", now)
+            waiting += asked
+    assert pull.done
 
 
 def test_pieces_of_a_block_free_what_they_brought_and_repeats_of_them_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -298,6 +299,27 @@ def test_a_link_left_from_a_power_cut_is_no_obstacle(made: Made) -> None:
     made.slots.activate(made.digests[0])
     assert (made.state / "current" / "manifest.json").exists()
     assert not os.path.lexists(made.state / ".current.new")
+
+
+@pytest.mark.parametrize("at", ["rename", "fsync"])
+def test_an_activation_that_the_disk_refuses_leaves_the_link_on_what_runs(
+    made: Made, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    runs, refused = made.digests
+    made.install(runs)
+    made.slots.activate(runs)
+    made.install(refused)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if at == "rename" else durable, "replace" if at == "rename" else "sync_folder", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            made.slots.activate(refused)
+    made.slots.collect(runs)
+    assert (made.state / "current").resolve() == made.slots.path(runs).resolve()
+    assert {path.name for path in made.state.iterdir()} == {"current", "slots", "staging"}
 
 
 def test_collect_keeps_the_one_that_runs(made: Made) -> None:

@@ -304,13 +304,16 @@ def test_a_log_left_beside_a_damaged_spool_gives_no_number_away(tmp_path: Path, 
 # The disk ---------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_stops_neither_the_agent_nor_the_next_window(spool: Spool) -> None:
+def test_a_full_disk_stops_neither_the_agent_nor_the_next_window(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
     (pages,) = spool._db.execute("PRAGMA page_count").fetchone()
     spool._db.execute(f"PRAGMA max_page_count = {pages}")
     windows(spool, 100)
     held = seqs(spool.due(0.0))
     assert 0 < len(held) < 100
     assert seqs(spool.due(20.0)) == held
+    assert len(caplog.messages) == 1
     spool._db.execute("PRAGMA max_page_count = 1000000")
     windows(spool, 1)
     assert seqs(spool.due(20.0)) == [held[-1] + 1]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgefleet.protocol.messages import Reply, Request, RequestKind, Status
-from edgefleet_agent.asking import MAX_ATTEMPTS, Answer, Question
+from edgefleet_agent.asking import MAX_ATTEMPTS, MAX_PARTS, Answer, Question
 from edgefleet_agent.trust_frames import HEADER, MAX_BODY_BYTES, FrameError, Kind, pack, take
 from edgefleet_agent.trust_session import TrustSession
 
@@ -243,3 +243,11 @@ def test_a_process_without_its_agent_ends_before_it_loads_anything() -> None:
         [sys.executable, "-m", "edgefleet_agent.trust_process", "1"], capture_output=True, check=False
     )
     assert done.returncode == -signal.SIGKILL
+
+
+def test_an_answer_of_endless_empty_parts_is_not_kept() -> None:
+    """A hub's thief could otherwise fill the agent's memory with the numbers of parts that weigh nothing."""
+    made = asked()
+    for part in range(MAX_PARTS + 100):
+        assert made.take(ok(b"", part, 2**50), 0.1)
+    assert len(made._parts) == MAX_PARTS

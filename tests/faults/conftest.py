@@ -11,8 +11,17 @@ import pytest
 from edgefleet.package.layout import Package
 from edgefleet_demo import broker as brokers
 from edgefleet_demo.processes import ProcessGroup
+from faults import table
 from faults.patient import HIDDEN_OF_FIVE_BLOCKS, Patient
 from fleet_lab import Lab, LabOpener, open_lab, write_lab_package
+
+
+@pytest.fixture(autouse=True)
+def _named(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """Say which fault this is, for the table at the end."""
+    item = request.node
+    values = item.callspec.params if hasattr(item, "callspec") else {}
+    record_property(table.PROPERTY, table.NAMES[item.originalname](values))
 
 
 @pytest.fixture(scope="module")

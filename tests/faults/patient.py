@@ -5,6 +5,8 @@ What must hold whatever happened is `assert_sound`, with `assert_committed` or `
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,12 +22,20 @@ from fleet_lab import Lab
 
 HIDDEN_OF_FIVE_BLOCKS = 900
 """Of `write_lab_package`: 266 kB of weights."""
+OUTCOME_PATIENCE_S = 90.0
+"""A desired state that could not be journalled comes again after half a minute."""
 AGAIN_BYTES = 6 * 60 * 1024
 """What a restart may pull once more: what was in flight on a fast line, and all metadata."""
 KEPT = {
     "agent.lock", "current", "journal.json", "slots", "staging", "trust",
     "spool.sqlite", "spool.sqlite-shm", "spool.sqlite-wal",
 }  # fmt: skip
+
+
+def meddled(path: Path, call: str, action: str) -> list[str]:
+    """What goes in front of an agent: `action` happens to the calls on one file. -D leaves it our own child."""
+    head = ["strace", "-D", "-I1", "-f", "-qq", "-o", "/dev/null"]
+    return [*head, "-P", str(path), "-e", f"trace={call}", "-e", f"inject={call}:{action}"]
 
 
 class _Behind:
@@ -90,6 +100,11 @@ class Patient:
 
     def outcome(self, generation: int) -> str:
         """Wait for the outcome of a generation."""
+        self.lab.wait(
+            lambda: self.lab.store.outcome(self.name, generation) is not None,
+            f"the outcome of {generation} on {self.name}",
+            timeout_s=OUTCOME_PATIENCE_S,
+        )
         return self.lab.wait_for_outcomes({self.name: generation})[self.name]
 
     def wait_for_end(self, generation: int | None) -> int | None:
@@ -105,6 +120,17 @@ class Patient:
             f"the end of {self.name} or of its installation",
         )
         return agent.exit_code
+
+    def mend(self) -> None:
+        """End the strace in front of it: from now on every call is made."""
+        assert self.agent is not None
+        status = Path(f"/proc/{self.agent.pid}/status")
+
+        def tracer() -> int:
+            return int(status.read_text().partition("TracerPid:")[2].split()[0])
+
+        os.kill(tracer(), signal.SIGTERM)
+        self.lab.wait(lambda: tracer() == 0, "the end of strace")
 
     # What must hold ------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ import pytest
 
 from edgefleet.package.layout import Package
 from faults.matrix import sampled
-from faults.patient import Patient
-from faults.test_power_cuts import STAGED
+from faults.patient import Patient, meddled
+from faults.test_power_cuts import SLOT, STAGED
 
 ONCE, ALWAYS = "1", "1+"
 
@@ -40,21 +40,7 @@ class Refusal:
     def command(self, patient: Patient, package: Package) -> list[str]:
         """What goes in front of the agent's command."""
         path = patient.state / self.file.format(digest=package.index.manifests[0].digest[7:39])
-        inject = f"inject={self.call}:error={self.error}:when={self.when}"
-        return [
-            "strace",
-            "-D",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-P",
-            str(path),
-            "-e",
-            f"trace={self.call}",
-            "-e",
-            inject,
-        ]
+        return meddled(path, self.call, f"error={self.error}:when={self.when}")
 
 
 _STAGED_CALLS = (
@@ -77,6 +63,11 @@ REFUSALS = [
         for when in (ONCE, ALWAYS)
     ),
     *(Refusal("rename", STAGED, error, when) for error in ("ENOSPC", "EIO") for when in (ONCE, ALWAYS)),
+    *(
+        Refusal(call, f"{SLOT}/..installed.json.tmp", error, ONCE)
+        for call in ("fsync", "write", "rename")
+        for error in ("ENOSPC", "EIO")
+    ),
     # Those that the running variant has passed before: its own activation is the first of each.
     *(Refusal("rename", ".current.new", error, "2+") for error in ("ENOSPC", "EIO", "EROFS")),
     *(
@@ -91,8 +82,25 @@ REFUSALS = [
         for error in ("ENOSPC", "EIO")
         for number in (12, 14)
     ),
-    *(Refusal("fsync", "trust/.clock-floor.tmp", error, "1", refused=False) for error in ("ENOSPC", "EIO")),
+    *(
+        Refusal("fsync", ".", error, str(number), refused=False)
+        for error in ("ENOSPC", "EIO")
+        for number in range(10, 17)
+    ),
 ]
+# Refused until the disk is mended: calls, files, which of them on.
+MENDED = [
+    Refusal(call, file, error, when)
+    for call, file, when in (
+        ("fsync", "trust/.clock-floor.tmp", ALWAYS),
+        ("fsync", ".journal.json.tmp", "3+"),
+        ("fdatasync", "spool.sqlite-wal", "12+"),
+        ("pwrite64", "spool.sqlite-wal", "24+"),
+        ("pwrite64", "spool.sqlite-wal", ALWAYS),
+    )
+    for error in ("ENOSPC", "EIO")
+]
+SAYS = ("No space left on device", "Input/output error", "database or disk is full", "disk I/O error")
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +112,10 @@ def _strace(need: Callable[[bool, str], None]) -> None:
 def test_a_disk_refuses(refusal: Refusal, first: Package, package: Package, patient: Patient) -> None:
     patient.prepare()
     agent = patient.start(*refusal.command(patient, package))
-    assert patient.outcome(patient.deploy(first)) == "committed"
+    if patient.outcome(patient.deploy(first)) != "committed":
+        # On a slow machine more is journalled: the one call that is refused came before.
+        assert not refusal.refused
+        assert patient.outcome(patient.deploy(first)) == "committed"
     generation = patient.deploy(package)
     outcome = patient.outcome(generation)
     assert agent.exit_code is None
@@ -112,3 +123,25 @@ def test_a_disk_refuses(refusal: Refusal, first: Package, package: Package, pati
         patient.assert_refused(first, os.strerror(getattr(errno, refusal.error)), generation)
     else:
         patient.assert_committed(package)
+
+
+@pytest.mark.parametrize("refusal", sampled("mended", MENDED))
+def test_a_disk_is_mended(refusal: Refusal, first: Package, patient: Patient) -> None:
+    """While it refuses it costs what it must, and is said; afterwards all goes on, without a restart."""
+    patient.prepare()
+    agent = patient.start(*refusal.command(patient, first))
+    generation = patient.deploy(first)
+
+    def said() -> list[str]:
+        lines = agent.log_file.read_text().splitlines()
+        return [line for line in lines if any(text in line for text in SAYS)]
+
+    patient.lab.wait(lambda: bool(said()), "a word of the disk")
+    if "spool" in refusal.file:
+        assert patient.outcome(generation) == "committed"
+        assert len(said()) == 1
+    else:
+        assert patient.lab.store.outcome(patient.name, generation) is None
+    patient.mend()
+    assert patient.outcome(generation) == "committed"
+    patient.assert_committed(first)

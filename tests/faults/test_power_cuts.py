@@ -15,9 +15,10 @@ import pytest
 
 from edgefleet.package.layout import Package
 from faults.matrix import sampled
-from faults.patient import Patient
+from faults.patient import Patient, meddled
 
 STAGED = "staging/{digest}"
+SLOT = "slots/{digest}"
 # (call, file below the state folder, how often somebody comes by it). A rename is known by what is renamed; the trust
 # process's own temporary files have names by chance, and are left out.
 STEPS: tuple[tuple[str, str, int], ...] = (
@@ -44,6 +45,9 @@ STEPS: tuple[tuple[str, str, int], ...] = (
     ("rename", STAGED, 1),
     ("fsync", "slots", 1),
     ("fsync", "staging", 1),
+    ("fsync", f"{SLOT}/..installed.json.tmp", 1),
+    ("rename", f"{SLOT}/..installed.json.tmp", 1),
+    ("fsync", SLOT, 1),
     ("rename", ".current.new", 1),
 )
 
@@ -60,23 +64,9 @@ class Cut:
         return f"{self.call} {self.file} {self.number}"
 
     def command(self, state: Path, digest: str) -> list[str]:
-        """strace, which kills whoever makes that call before it is made; -D leaves the agent our own child."""
+        """strace, which kills whoever makes that call before it is made."""
         path = state / self.file.format(digest=digest)
-        inject = f"inject={self.call}:signal=KILL:when={self.number}"
-        return [
-            "strace",
-            "-D",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-P",
-            str(path),
-            "-e",
-            f"trace={self.call}",
-            "-e",
-            inject,
-        ]
+        return meddled(path, self.call, f"signal=KILL:when={self.number}")
 
 
 CUTS = [Cut(call, file, number + 1) for call, file, times in STEPS for number in range(times)]

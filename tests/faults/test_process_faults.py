@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import fake_clock
 from edgefleet import identity
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing, Tls
 from edgefleet.package.digest import block_count
@@ -32,6 +33,7 @@ from fleet_lab import Lab, LabOpener, write_lab_package
 
 HIDDEN = 5000  # 1.5 MB: 25 blocks
 SLOW_MB_PER_S = 0.6
+YEAR_S = 365 * 86400
 AGAIN_BYTES = 1024 * 1024
 
 
@@ -46,7 +48,7 @@ class Kill:
         return f"{' and '.join(self.who)} at {self.share:.0%}"
 
 
-WHO = [("broker",), ("hub",), ("broker", "hub"), ("server",), ("broker", "server"), ("device", "broker")]
+WHO = [("broker",), ("hub",), ("broker", "hub"), ("server",), ("broker", "server"), ("broker", "device")]
 KILLS = [Kill(who, share) for who in WHO for share in (0.0, 0.1, 0.5, 0.9)]
 
 
@@ -67,7 +69,7 @@ def kill(who: str, lab: Lab, patient: Patient) -> Callable[[], object]:
         return lab.start_server
     if who == "device":
         patient.stop()
-        return lambda: lab.start_agent(patient.name)
+        return patient.start
     os.kill(hub_of(lab), signal.SIGKILL)
     return lambda: None  # the server starts it again
 
@@ -88,9 +90,6 @@ def test_killed_in_mid_pull(case: Kill, lab_opener: LabOpener, tmp_path: Path) -
     lab.wait(lambda: case.share == 0.0 or pulled(lab, patient.name) >= case.share, f"{case.share:.0%} of the pull")
     for again in [kill(who, lab, patient) for who in case.who]:
         again()
-    if "device" in case.who:
-        patient.agent = None
-        patient.start()
     assert patient.outcome(generation) == "committed"
     patient.assert_committed(package, again_bytes=AGAIN_BYTES)
 
@@ -205,22 +204,29 @@ def _as_hub(lab: Lab, name: str) -> Connection:
     return connection
 
 
-def test_the_clock_jumps_back_a_year(lab_opener: LabOpener, tmp_path: Path) -> None:
-    """Over a power cut in mid-pull, as without a battery: TLS, trust, installation and telemetry go on."""
+@pytest.mark.parametrize("when", ["over a power cut", "while it pulls"])
+def test_the_clock_jumps_back_a_year(
+    when: str, lab_opener: LabOpener, tmp_path: Path, need: Callable[[bool, str], None]
+) -> None:
+    """As without a battery, or by hand: TLS, trust, installation and telemetry go on."""
     lab = lab_opener(rate_limit_mb_per_s=SLOW_MB_PER_S)
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-    assert library is not None, "libfaketime (a system package)"
     patient = Patient(lab, "pi-1")
-    patient.start()
+    prefix, clock = fake_clock.following(tmp_path)
+    agent = patient.start(*prefix)
     first = write_lab_package(tmp_path / "first")
     assert patient.outcome(patient.deploy(first)) == "committed"
     newer = write_lab_package(tmp_path / "newer", hidden=HIDDEN, version="2.0.0", release=2)
     generation = patient.deploy(newer)
-    lab.wait(lambda: pulled(lab, patient.name) > 0.1, "a tenth of the pull")
-    patient.stop()
-    # The library rather than the command: the process that is stopped at the end is the agent itself.
-    patient.start("env", f"LD_PRELOAD={library}", "FAKETIME=-365d")
+    lab.wait(lambda: 0.1 < pulled(lab, patient.name) < 1, "a tenth of the pull")
+    if when == "while it pulls":
+        clock.write_text(str(-YEAR_S))
+    else:
+        patient.stop()
+        agent = patient.start(*fake_clock.behind(need, "-365d"))
     assert patient.outcome(generation) == "committed"
     third = write_lab_package(tmp_path / "third", version="3.0.0", release=3, seed=3)
     assert patient.outcome(patient.deploy(third)) == "committed"
     patient.assert_committed(third)
+    # Each line of the log begins with the date as the agent knows it.
+    said = agent.log_file.read_text().splitlines()[-1]
+    assert said.startswith(time.strftime("%Y-%m-%d", time.localtime(time.time() - YEAR_S)))

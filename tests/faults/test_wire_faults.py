@@ -45,7 +45,14 @@ class Case:
         return pieces - 1 if place < 0 else min(place, pieces - 1)
 
 
-CASES = [Case(fault, place, units) for fault in FAULTS for place in PLACES for units in (4, 2, 1)]
+CASES = [
+    Case(fault, place, units)
+    for fault in FAULTS
+    for place in PLACES
+    for units in (4, 2, 1)
+    # A unit is the smallest piece that there is.
+    if (fault, units) != ("mixed sizes", 1)
+]
 
 
 @pytest.mark.parametrize("case", sampled("wire", CASES))

@@ -150,8 +150,9 @@ def _foreign(each: Delivery, rng: random.Random) -> list[Delivery]:
 
 
 def _shuffled(deliveries: list[Delivery], _past: list[Delivery], rng: random.Random) -> list[Delivery]:
-    rng.shuffle(deliveries)
-    return deliveries
+    mixed = list(deliveries)
+    rng.shuffle(mixed)
+    return mixed if mixed != deliveries else mixed[::-1]
 
 
 def _stale(deliveries: list[Delivery], past: list[Delivery], _rng: random.Random) -> list[Delivery]:

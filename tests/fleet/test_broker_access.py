@@ -169,7 +169,7 @@ def test_every_row_of_the_table_works_for_its_writer_and_its_readers(broker: Tls
 
 
 def test_a_hub_in_a_shared_group_gets_the_requests(broker: TlsBroker) -> None:
-    shared = f"$share/{topics.SHARE_GROUP}/{topics.filter_for(FLEET, TopicName.REQUEST)}"
+    shared = f"$share/hubs-x/{topics.filter_for(FLEET, TopicName.REQUEST)}"
     hub, device = broker.client(HUB, [(shared, 1)]), broker.client("pi")
     device.publish(topic(TopicName.REQUEST, "pi"), b"a shared request")
     hub.wait_for(b"a shared request")
@@ -182,7 +182,7 @@ def test_a_device_reads_nothing_that_is_not_its_own(broker: TlsBroker) -> None:
     everything = [("#", 1), (f"{topics.PREFIX}/{FLEET}/#", 1)]
     everything += [(topics.filter_for(FLEET, name), 1) for name in TopicName]
     everything += [(topics.filter_for(FLEET, name, "pi"), 1) for name in TopicName]
-    everything += [(f"$share/{topics.SHARE_GROUP}/{topics.filter_for(FLEET, TopicName.REQUEST)}", 1), ("$SYS/#", 1)]
+    everything += [(f"$share/hubs-x/{topics.filter_for(FLEET, TopicName.REQUEST)}", 1), ("$SYS/#", 1)]
     victim, server, hub = broker.client("pi"), broker.client(SERVER_USER), broker.client(HUB)
     spy = broker.client("nuc", everything)
     by = {Role.DEVICE: victim, Role.SERVER: server, Role.HUB: hub}

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgefleet.package.layout import Package, write_package
 from edgefleet.protocol.messages import Facts
 from edgefleet.protocol.signed import PackageVersion
-from edgefleet.server import control
+from edgefleet.server import publishing
 from edgefleet.server.data_folder import STORE_FILE
 from edgefleet.server.store import Store
 from edgefleet.trust import setup
@@ -47,7 +47,7 @@ class MadeFleet:
         variants = two_variants(self.folder / "inputs")
         write_package(folder, name="made", version=version, release=release, variants=variants)
         signer = self.keys.signer("release")
-        return control.publish(self.data, Package(folder), signer, time.time() if now is None else now)
+        return publishing.publish(self.data, Package(folder), signer, time.time() if now is None else now)
 
 
 @cache

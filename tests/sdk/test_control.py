@@ -13,7 +13,7 @@ import pytest
 from edgefleet.errors import EdgefleetError, InputError, IntegrityError, StorageError, TrustError
 from edgefleet.package.layout import BlobStore, Package
 from edgefleet.protocol.messages import State
-from edgefleet.protocol.signed import Action, Command, CommandName, Deployment, PackageVersion
+from edgefleet.protocol.signed import Action, Command, CommandName, Deployment, Desired, PackageVersion
 from edgefleet.server import control
 from edgefleet.server.control import deploy, next_generation, reissue, select_devices
 from edgefleet.server.data_folder import remove_leftovers, trust_files
@@ -369,3 +369,39 @@ def test_a_desired_state_is_issued_again_for_a_new_enrolment(fleet: MadeFleet, t
         assert again.generation > before.generation
         assert again.valid_until > now
         verify(envelope, {online.public_key.keyid: online.public_key}, 1)
+
+
+# Numbers that a device, or an operator's thief, makes up ------------------------------------------------
+
+
+def test_a_device_that_reports_the_highest_generation_there_is_stops_no_deployment(
+    fleet: MadeFleet, target: PackageVersion
+) -> None:
+    fleet.store.set_state("nuc", STATE.model_copy(update={"enrolment_id": "e-nuc", "generation": 2**40 - 1}), NOW)
+    assert set(decide(fleet, target).values()) == {int(NOW)}
+    row = fleet.store.desired("nuc")
+    assert row is not None
+    again = reissue(row.signed, "e-nuc", 2**40 - 1, NOW, load_online(fleet.data))
+    assert Desired.unwrap(again).generation == int(NOW) + 1
+
+
+def test_a_deployment_that_nothing_could_follow_is_not_recorded(fleet: MadeFleet, target: PackageVersion) -> None:
+    late = control.decide("home", target, "all", int(NOW) + 10 * 86_400, NOW)
+    signed = sign_deployment(late, fleet.keys.signer("operator-default"))
+    with pytest.raises(TrustError, match=r"its serial .* lies in the future"):
+        control.record(fleet.store, fleet.data, signed, NOW)
+    assert fleet.store.last_serial() == 0
+
+
+def test_a_selector_that_no_broker_passes_on_is_refused(fleet: MadeFleet, target: PackageVersion) -> None:
+    """The broker would end the server's connection for it, again and again."""
+    names = ",".join(f"device-with-a-rather-long-name-{number}" for number in range(1500))
+    signed = sign_deployment(
+        control.decide("home", target, f"nuc,{names}", 0, NOW), fleet.keys.signer("operator-default")
+    )
+    for name in names.split(","):
+        fleet.add(name, now=NOW)
+    with pytest.raises(InputError, match="several deployments"):
+        control.record(fleet.store, fleet.data, signed, NOW)
+    assert fleet.store.last_serial() == 0
+    assert fleet.store.desired("nuc") is None

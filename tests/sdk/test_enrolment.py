@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from edgefleet import identity
 from edgefleet.errors import EdgefleetError, InputError, StorageError, TrustError
+from edgefleet.server import removal
 from edgefleet.server.data_folder import STORE_FILE
 from edgefleet.server.enroll_cli import app
 from edgefleet.server.store import Store
-from edgefleet.trust import batch, issued
+from edgefleet.trust import batch, issued, pki
 from edgefleet.trust.certificates import make_key_and_csr, read_certificate
 from edgefleet.trust.enrolment import Enrolled, enroll, flag_reason, renew
 from edgefleet.trust.keys import KeyFolder
@@ -337,3 +338,60 @@ def test_a_folder_that_is_no_servers_stays_as_it_is(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_together_are_usage_errors(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert run(*arguments, "-o", tmp_path / "x").exit_code == 2
+
+
+# Renewals beside a removal or a new enrolment -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("meanwhile", ["removed", "enrolled again"])
+def test_a_renewal_that_a_removal_overtakes_is_worth_nothing(
+    data: Path, store: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """The certificate would be issued after everything of that name was revoked."""
+    add(data, store)
+    real, made, escaped = pki.issue_device, list[Enrolled](), list[str]()
+
+    def overtaken(*args: object) -> bytes:
+        monkeypatch.setattr(pki, "issue_device", real)
+        if meanwhile == "removed":
+            store.revoke_enrolment("pi", NOW)
+            pki.revoke(data, "pi", NOW)
+        else:
+            made.append(add(data, store, again=True))
+        chain = real(*args)  # type: ignore[arg-type]
+        escaped.append(read_certificate(chain).serial_number)
+        return chain
+
+    monkeypatch.setattr(pki, "issue_device", overtaken)
+    with pytest.raises(TrustError, match=r"removed|enrolled anew"):
+        renew(data, store, "pi", make_key_and_csr("pi")[1], NOW)
+    assert escaped[0] in issued.revoked_numbers(data / "pki")
+    row = store.enrolment("pi")
+    assert row is not None
+    if meanwhile == "enrolled again":
+        assert (row.enrolment_id, row.serial_number) == (made[0].enrolment_id, made[0].serial_number)
+        assert made[0].serial_number not in issued.revoked_numbers(data / "pki")
+
+
+@pytest.mark.parametrize("name", ["broker", "all"])
+def test_a_name_that_means_something_else_is_no_devices(data: Path, store: Store, name: str) -> None:
+    """`all` would be deployed to with every device; revoking `broker` would revoke the broker's certificate."""
+    with pytest.raises(InputError, match="choose another"):
+        add(data, store, name)
+
+
+def test_what_an_open_session_had_renewed_in_the_new_enrolments_name_is_revoked(data: Path, store: Store) -> None:
+    """The request's topic says who asks, not which of his certificates he came in with."""
+    add(data, store)
+    add(data, store, "nuc")
+    again = add(data, store, again=True)
+    stolen = read_certificate(renew(data, store, "pi", make_key_and_csr("pi")[1], NOW + 1)).serial_number
+    kept = {"pi": again.serial_number}
+    assert removal.revoke_others(data, kept, NOW + 2) == ["pi"]
+    assert removal.revoke_others(data, kept, NOW + 2) == []
+    revoked = issued.revoked_numbers(data / "pki")
+    assert stolen in revoked
+    assert again.serial_number not in revoked
+    row = store.enrolment("nuc")
+    assert row is not None
+    assert row.serial_number not in revoked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter
 
 import pytest
@@ -11,7 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edgefleet.package.digest import BLOCK_BYTES
 from edgefleet.protocol.messages import MAX_CREDIT_BYTES, Request, RequestKind
-from edgefleet.server.budget import BUSY_EVERY_S, REMEMBERED_DEVICES, REQUEST_BURST, RequestBudget, TokenBucket
+from edgefleet.server.budget import (
+    BUSY_EVERY_S,
+    LINE_BURST,
+    REMEMBERED_DEVICES,
+    REQUEST_BURST,
+    DeviceLog,
+    RequestBudget,
+    TokenBucket,
+)
 from edgefleet.server.hub import ANSWERS_AT_ONCE, BLOBS_AT_ONCE, MAX_QUEUE_BYTES, PARTS_IN_A_ROW, Hub
 from edgefleet.server.hub_work import Part, Piece
 from edgefleet.server.packet_limit import PIECE_SIZES, PROVEN_AFTER_S, PacketLimit
@@ -551,3 +561,40 @@ class HubMachine(RuleBasedStateMachine):
 
 TestHubMachine = HubMachine.TestCase
 TestHubMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+# One against the others --------------------------------------------------------------------------------
+
+
+def test_a_device_that_asks_for_many_blobs_makes_the_hub_busy_for_nobody_else() -> None:
+    hub = Hub(TokenBucket(1e6, 0.0))
+    for number in range(BLOBS_AT_ONCE):
+        digest = "sha256:" + f"{number:064x}"
+        hub.ask("greedy", ask(digest[-9:], (0, WINDOW_BLOCKS), digest=digest), SIZE)
+    assert hub.busy_s() is None
+    assert sum(piece.size for piece in drain(hub, 1e9)) <= MAX_CREDIT_BYTES + BLOBS_AT_ONCE * BLOCK_BYTES
+
+
+def test_a_device_that_asks_for_much_metadata_makes_the_hub_busy_for_nobody_else() -> None:
+    hub, large = unlimited(), bytes(4 * 1024 * 1024)
+    taken = [hub.reply("greedy", str(number), large) for number in range(12)]
+    assert taken[0]
+    assert not taken[-1]
+    assert hub.busy_s() is None
+    assert hub.reply("pi", "1", large)
+
+
+def test_a_device_that_floods_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    said = DeviceLog(logging.getLogger("edgefleet.server"))
+    for _ in range(10_000):
+        said.say(logging.WARNING, "pi", "x" * 60_000)
+    said.say(logging.WARNING, "nuc", "heard all the same")
+    now[0] += 2.0
+    said.say(logging.WARNING, "pi", "again")
+    assert len(caplog.records) == LINE_BURST + 2
+    assert sum(len(record.message) for record in caplog.records) < LINE_BURST * 500
+    assert "9950 more lines" in caplog.records[-1].message

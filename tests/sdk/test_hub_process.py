@@ -23,7 +23,7 @@ from edgefleet.package.layout import BlobStore
 from edgefleet.protocol import topics
 from edgefleet.protocol.messages import Reply, Request, Status
 from edgefleet.protocol.topics import HUB_USERS, SHARDS, TOPICS, Role, TopicName
-from edgefleet.server.data_folder import trust_files
+from edgefleet.server.data_folder import SHARE_GROUP_FILE, ensure_share_group, share_group, trust_files
 from edgefleet.server.hub_children import HubChildren
 from edgefleet.server.hub_limits import LIMITS_FILE
 from edgefleet.server.hub_link import MAX_UNSENT_BYTES, FromHub, Pipe, Renewed, ToHub
@@ -155,6 +155,7 @@ def test_a_pull_ends_whatever_the_broker_takes(
 def test_two_hubs_divide_the_requests_and_one_alone_takes_all(data: Path, tmp_path: Path) -> None:
     """Through shared subscriptions: the broker says with MQTT 5 that it has them."""
     (trust_files(data) / "timestamp.json").write_bytes(b"{}")
+    ensure_share_group(data)
     with mosquitto(tmp_path) as address:
         hubs = [HubProcess(HubSettings(data, address, name, 2, tls=False)) for name in HUB_USERS[:2]]
         served = [0, 0]
@@ -193,7 +194,7 @@ def turn(hubs: list[HubProcess]) -> bool:
 
 @pytest.mark.parametrize("hubs", range(1, 9))
 def test_shards_are_divided_without_rest_and_without_overlap(hubs: int) -> None:
-    filters = [request_filters(FLEET, number, hubs, shared=False) for number in range(hubs)]
+    filters = [request_filters(FLEET, number, hubs, group=None) for number in range(hubs)]
     flat = [one for each in filters for one, _ in each]
     assert len(flat) == len(set(flat)) == (1 if hubs == 1 else SHARDS)
     for device in ("pi", "nuc", "cam-1", "cam-2"):
@@ -204,9 +205,9 @@ def test_shards_are_divided_without_rest_and_without_overlap(hubs: int) -> None:
 
 def test_one_hub_asks_no_broker_for_shared_subscriptions() -> None:
     """Amqtt takes such a filter, and delivers nothing."""
-    assert request_filters(FLEET, 0, 1, shared=True) == request_filters(FLEET, 0, 1, shared=False)
-    ((shared, _),) = request_filters(FLEET, 3, 4, shared=True)
-    assert shared == "$share/hubs/edgefleet/1/home/req/+/+"
+    assert request_filters(FLEET, 0, 1, group="hubs-x") == request_filters(FLEET, 0, 1, group=None)
+    ((shared, _),) = request_filters(FLEET, 3, 4, group="hubs-x")
+    assert shared == "$share/hubs-x/edgefleet/1/home/req/+/+"
 
 
 @pytest.mark.parametrize(("name", "hubs"), [("edgefleet-server", 1), ("hub-1", 1), ("edgefleet-hub-3", 2)])
@@ -349,3 +350,24 @@ def ends_within(process: int, timeout_s: float) -> bool:
     waiting = select.poll()
     waiting.register(process, select.POLLIN)
     return bool(waiting.poll(1000 * timeout_s))
+
+
+def test_the_name_of_the_hubs_group_is_a_secret_of_the_servers_folder(tmp_path: Path) -> None:
+    """A broker that does not check subscriptions lets a device join a group whose name it knows."""
+    with pytest.raises(InputError, match="copy it from the server"):
+        share_group(tmp_path)
+    first = ensure_share_group(tmp_path)
+    assert first == ensure_share_group(tmp_path) == share_group(tmp_path)
+    assert (tmp_path / SHARE_GROUP_FILE).stat().st_mode & 0o077 == 0
+    assert len(first) > 32
+
+
+def test_a_retained_request_is_nobodys(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker would pass it on at each start of a hub, long after its device was removed."""
+    hub = HubProcess(HubSettings(data, BrokerAddress("127.0.0.1", 9), HUB_USERS[0], tls=False))
+    taken: list[str] = []
+    monkeypatch.setattr(hub.requests, "receive", lambda device, *_: taken.append(device))
+    topic = topics.topic_for(FLEET, TopicName.REQUEST, "pi")
+    hub._receive(topic, b"{}", True)
+    hub._receive(topic, b"{}", False)
+    assert taken == ["pi"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from edgefleet.cli import SUBCOMMANDS, app
+from edgefleet.cli import SUBCOMMANDS, LogLine, app
 from edgefleet.errors import EdgefleetError, InputError, TransportError, TrustError
 from edgefleet.package.bundle import trust_files as packed_trust
 from edgefleet.package.bundle import write_bundle
@@ -189,3 +190,25 @@ def test_a_hub_away_from_its_server_signs_only_with_the_servers_key(fleet: MadeF
 def test_each_command_says_what_it_is_for(name: str) -> None:
     assert name in SUBCOMMANDS
     assert run(name, "--help").output.startswith("Usage: ")
+
+
+HOSTILE = "[/red] [link=x]\x1b]0;owned\x07\x1b[2J\u202eevil\nsecond line"
+
+
+def test_what_a_device_says_of_itself_is_shown_and_does_nothing_to_the_terminal(fleet: MadeFleet) -> None:
+    fleet.add("pi")
+    assert STATE.active is not None
+    active = STATE.active.model_copy(update={"name": HOSTILE})
+    fleet.store.set_state(
+        "pi", STATE.model_copy(update={"enrolment_id": "e-pi", "reason": HOSTILE, "active": active}), 1.0
+    )
+    output = run("fleet", "list", *at(fleet, keys=False)).output
+    assert "[/red] [link=x]" in output
+    assert not [char for char in output if not char.isprintable() and char != "\n"]
+
+
+def test_what_a_device_says_is_one_line_of_the_log() -> None:
+    record = logging.LogRecord("edgefleet.server", logging.INFO, "", 0, "device %s: %s", ("pi", HOSTILE), None)
+    line = LogLine("%(name)s: %(message)s").format(record)
+    assert line.isprintable()
+    assert line.startswith("edgefleet.server: device pi: [/red]")

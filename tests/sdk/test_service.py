@@ -204,6 +204,17 @@ def test_a_second_board_under_one_identity_is_flagged_and_gets_nothing(service: 
     assert list(service.server.hubs._denied) == [PI]
 
 
+def test_a_second_board_gets_nothing_from_the_moment_that_it_says_hello(service: Service) -> None:
+    service.hello()
+    service.turn()
+    service.deploy(generation=99)
+    machine = FACTS.machine.model_copy(update={"serial": "10000000c0ffee00"})
+    service.put(TopicName.FACTS, FACTS.model_copy(update={"machine": machine}))
+    service.put(TopicName.STATE, STATE.model_copy(update={"generation": 3}))
+    assert service.turn() == []
+    assert list(service.server.hubs._denied) == [PI]
+
+
 def test_a_machine_without_a_serial_number_is_never_flagged(service: Service) -> None:
     for serial in (None, "10000000c0ffee00", None, "10000000c0ffee00"):
         machine = FACTS.machine.model_copy(update={"serial": serial})

@@ -23,7 +23,7 @@ from edgefleet.protocol.signed import (
 )
 from edgefleet.trust import rotation
 from edgefleet.trust.client import Client
-from edgefleet.trust.deployments import sign_deployment, target_path
+from edgefleet.trust.deployments import MOST_AHEAD_S, sign_deployment, target_path
 from edgefleet.trust.envelope import sign
 from edgefleet.trust.keys import KeyFolder
 from sdk.trust_lab import DAY_S, DEVICE, ENROLMENT, FLEET, ME, NOW, TrustLab, index_of
@@ -430,3 +430,22 @@ def test_without_a_network_nothing_is_believed(lab: TrustLab) -> None:
     client = Client(lab.folder / "device", lab.bootstrap_root, no_network, NOW)
     with pytest.raises(TransportError):
         client.check_desired(envelope, **ME)
+
+
+# --- numbers that nothing could follow ---
+
+
+@pytest.mark.parametrize("ahead_s", [MOST_AHEAD_S + 100, 2**39])
+def test_a_serial_or_a_generation_of_the_far_future_is_refused(lab: TrustLab, ahead_s: float) -> None:
+    """A stolen operator's key would otherwise end all deployments for good: the serial outlives the key."""
+    version, number = lab.publish(), int(NOW + ahead_s)
+    with pytest.raises(TrustError, match=r"its serial .* lies in the future"):
+        check(lab, lab.desired(lab.deployed(version, serial=number)))
+    with pytest.raises(TrustError, match=r"its generation .* lies in the future"):
+        check(lab, lab.desired(lab.deployed(version), generation=number))
+
+
+def test_a_clock_that_is_years_behind_refuses_no_honest_number(lab: TrustLab) -> None:
+    version = lab.publish()
+    envelope = lab.desired(lab.deployed(version), generation=int(NOW))
+    assert check(lab, envelope, NOW - 1500 * DAY_S).wanted == version

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import click
 
 from edgefleet import __version__
-from edgefleet.errors import EdgefleetError, MissingExtraError
+from edgefleet.errors import EdgefleetError, MissingExtraError, one_line
 
 # name → (module:attribute, one line of help, extra that installs what it needs)
 SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
@@ -77,13 +77,24 @@ def stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(caught)
 
 
+class LogLine(logging.Formatter):
+    """One line for each record, whatever devices and servers put into it; a traceback follows on its own lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base's name
+        """The line."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 def main() -> None:
     """Entry point: one line on stderr for every error that a person can act on."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLine("%(asctime)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         app(standalone_mode=False)
     except EdgefleetError as error:
-        click.echo(f"edgefleet: {error}", err=True)
+        click.echo(one_line(f"edgefleet: {error}"), err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         extra = SUBCOMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "", ("", "", "dev"))[2]

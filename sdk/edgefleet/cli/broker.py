@@ -11,15 +11,8 @@ from pathlib import Path
 
 import click
 
+from edgefleet.cli import options
 from edgefleet.errors import TransportError
-
-_data = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("edgefleet-data"),
-    show_default=True,
-    help="The server's folder.",
-)
 
 
 @click.group("broker")
@@ -28,7 +21,7 @@ def app() -> None:
 
 
 @app.command("config")
-@_data
+@options.data
 @click.option(
     "-o", "--output", "folder", type=click.Path(file_okay=False, path_type=Path), required=True,
     help="Folder for mosquitto.conf and the files that it names.",
@@ -41,7 +34,7 @@ def app() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Default: 8883, and 1883 with --no-tls.")
 @click.option("--user", help="The account that mosquitto runs as. Default: mosquitto for root, else your own.")
 @click.option("--reload-command", metavar="COMMAND", help="Reloads the broker. Default: SIGHUP by its pid file.")
-@click.option("--tls/--no-tls", default=True, show_default=True, help="Without TLS it listens on 127.0.0.1 only.")
+@options.tls
 def config(
     data: Path, folder: Path, hosts: tuple[str, ...], listen: str | None, port: int | None, user: str | None,
     reload_command: str | None, *, tls: bool,
@@ -64,7 +57,7 @@ def config(
 
 
 @app.command("reload")
-@_data
+@options.data
 def reload(data: Path) -> None:
     """Bring the revocation list and a renewed certificate to the broker and make it read them."""
     from edgefleet.trust import broker  # noqa: PLC0415

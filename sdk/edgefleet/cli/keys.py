@@ -16,6 +16,7 @@ from typing import Final
 
 import click
 
+from edgefleet.cli import options
 from edgefleet.errors import InputError
 from edgefleet.trust import pki, rotation
 from edgefleet.trust.keys import PASSPHRASE_VARIABLE, KeyFolder, check_keys_folder, find_keys_folder
@@ -42,21 +43,6 @@ ROTATIONS: Final[dict[str, tuple[Callable[[Ceremony], None], str]]] = {
 }
 COLUMNS: Final = ("ROLE", "KEYS", "KEY IDS", "NEEDED", "PRIVATE KEYS", "VERSION", "EXPIRES", "DAYS")
 
-_data = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("edgefleet-data"),
-    show_default=True,
-    help="The server's folder.",
-)
-_keys = click.option(
-    "--keys",
-    "keys_option",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Private keys. Default: $EDGEFLEET_KEYS, else ~/.config/edgefleet/keys/FLEET.",
-)
-
 
 @click.group("keys")
 def app() -> None:
@@ -65,15 +51,15 @@ def app() -> None:
 
 @app.command("init")
 @click.option("--fleet", required=True, help="Name of the new fleet.")
-@_keys
-@_data
+@options.keys
+@options.data
 @click.option("--root-keys", default=3, show_default=True, help="How many root keys.")
 @click.option("--root-threshold", default=2, show_default=True, help="How many of them must sign.")
 @click.option("--operator", "operators", multiple=True, default=("default",), show_default=True, help="Repeatable.")
 @click.option("--encrypt", is_flag=True, help=f"Encrypt the keys; passphrase from ${PASSPHRASE_VARIABLE} or asked.")
 def init_(
     fleet: str,
-    keys_option: Path | None,
+    keys: Path | None,
     data: Path,
     root_keys: int,
     root_threshold: int,
@@ -82,23 +68,23 @@ def init_(
     encrypt: bool,
 ) -> None:
     """Found a fleet: every key, the first metadata and the certificates."""
-    keys = KeyFolder(find_keys_folder(fleet, keys_option), _new_passphrase() if encrypt else None)
-    init(fleet, keys, data, root_keys=root_keys, root_threshold=root_threshold, operators=operators)
-    click.echo(f"fleet {fleet}: private keys in {keys.folder}, the server's folder in {data}")
+    made = KeyFolder(find_keys_folder(fleet, keys), _new_passphrase() if encrypt else None)
+    init(fleet, made, data, root_keys=root_keys, root_threshold=root_threshold, operators=operators)
+    click.echo(f"fleet {fleet}: private keys in {made.folder}, the server's folder in {data}")
     click.echo(
-        f"Keep {keys.folder} off the server, and move root-1.pem to root-{root_keys}.pem, targets.pem and root-ca.key"
-        f" to a disk that is not connected: once a year they are needed back in {keys.folder}."
+        f"Keep {made.folder} off the server, and move root-1.pem to root-{root_keys}.pem, targets.pem and root-ca.key"
+        f" to a disk that is not connected: once a year they are needed back in {made.folder}."
     )
 
 
 @app.command("add")
 @click.argument("what", type=click.Choice(["operator"]))
 @click.argument("name")
-@_keys
-@_data
-def add(what: str, name: str, keys_option: Path | None, data: Path) -> None:  # noqa: ARG001 - one kind so far
+@options.keys
+@options.data
+def add(what: str, name: str, keys: Path | None, data: Path) -> None:  # noqa: ARG001 - one kind so far
     """Make a key for one more operator (needs targets)."""
-    ceremony = _ceremony(data, keys_option)
+    ceremony = _ceremony(data, keys)
     rotation.add_operator(ceremony, name)
     click.echo(f"operator {name}: {ceremony.keys.path('operator-' + name)}; devices know it from now on")
 
@@ -106,11 +92,11 @@ def add(what: str, name: str, keys_option: Path | None, data: Path) -> None:  # 
 @app.command("rotate")
 @click.argument("what", type=click.Choice([*ROTATIONS, "operator"]))
 @click.argument("name", required=False)
-@_keys
-@_data
-def rotate(what: str, name: str | None, keys_option: Path | None, data: Path) -> None:
+@options.keys
+@options.data
+def rotate(what: str, name: str | None, keys: Path | None, data: Path) -> None:
     """Replace keys by new ones, or sign everything again with new dates."""
-    ceremony = _ceremony(data, keys_option)
+    ceremony = _ceremony(data, keys)
     _need_name(what, name)
     if what == "operator" and name:
         rotation.rotate_operator(ceremony, name)
@@ -125,11 +111,11 @@ def rotate(what: str, name: str | None, keys_option: Path | None, data: Path) ->
 @click.argument("what", type=click.Choice(["operator", "release"]))
 @click.argument("name", required=False)
 @click.option("--keep", multiple=True, metavar="NAME@VERSION", help="Of release: sign this one anew. Repeatable.")
-@_keys
-@_data
-def revoke(what: str, name: str | None, keep: tuple[str, ...], keys_option: Path | None, data: Path) -> None:
+@options.keys
+@options.data
+def revoke(what: str, name: str | None, keep: tuple[str, ...], keys: Path | None, data: Path) -> None:
     """Distrust a key from now on: an operator's, or the release key, which is made anew."""
-    ceremony = _ceremony(data, keys_option)
+    ceremony = _ceremony(data, keys)
     _need_name(what, name)
     if what == "release":
         dropped = rotation.revoke_release(ceremony, keep)
@@ -143,14 +129,14 @@ def revoke(what: str, name: str | None, keep: tuple[str, ...], keys_option: Path
 
 
 @app.command("status")
-@_keys
-@_data
+@options.keys
+@options.data
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(keys_option: Path | None, data: Path, *, as_json: bool) -> None:
+def status(keys: Path | None, data: Path, *, as_json: bool) -> None:
     """Show who signs what until when; exit status 1 when something has expired."""
     now = time.time()
     fleet = read_fleet(data)
-    table = rows(data, KeyFolder(find_keys_folder(fleet, keys_option)))
+    table = rows(data, KeyFolder(find_keys_folder(fleet, keys)))
     expiries = [*Repository(metadata_folder(data)).expiries(), *pki.expiries(data)]
     lines = warnings(expiries, now)
     if as_json:
@@ -167,9 +153,9 @@ def status(keys_option: Path | None, data: Path, *, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _ceremony(data: Path, keys_option: Path | None) -> Ceremony:
+def _ceremony(data: Path, keys: Path | None) -> Ceremony:
     fleet = read_fleet(data)
-    folder = find_keys_folder(fleet, keys_option)
+    folder = find_keys_folder(fleet, keys)
     check_keys_folder(folder, data)
     if not folder.is_dir():
         raise InputError(f"opening the keys of fleet {fleet}", f"there is no folder {folder}", "name it with --keys")

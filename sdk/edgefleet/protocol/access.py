@@ -77,9 +77,9 @@ def _device_lines(fleet: str) -> Iterator[str]:
         verb = "write" if row.writer is Role.DEVICE else "read"
         # Where a device may write, every level is spelled out: a wildcard would let it have any number of topics, and
         # the broker keep a retained message for each.
-        shards = range(SHARDS) if "{shard}" in row.pattern else ("",)
-        for shard in shards:
-            yield f"pattern {verb} {PREFIX}/{fleet}/{row.pattern.format(**_WILDCARDS | {'device': '%u', 'shard': shard})}"
+        for shard in range(SHARDS) if "{shard}" in row.pattern else ("",):
+            pattern = row.pattern.format(**_WILDCARDS | {"device": "%u", "shard": shard})
+            yield f"pattern {verb} {PREFIX}/{fleet}/{pattern}"
 
 
 def mosquitto_configuration(

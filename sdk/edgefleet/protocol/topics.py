@@ -23,7 +23,6 @@ RESERVED_PREFIX = "edgefleet-"
 """Names that begin so are the server's own processes."""
 SERVER_USER = "edgefleet-server"
 HUB_USERS = tuple(f"edgefleet-hub-{number}" for number in range(1, 9))
-SHARE_GROUP = "hubs"
 
 
 class Role(StrEnum):

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import click
 
+from edgefleet.cli import options
 from edgefleet.errors import InputError
 
-_data = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("edgefleet-data"),
-    show_default=True,
-    help="The server's folder: keys, store and packages.",
-)
 _broker = click.option("--broker", required=True, metavar="HOST:PORT", help="MQTT broker.")
-_tls = click.option("--tls/--no-tls", default=True, show_default=True, help="Without TLS on 127.0.0.1 only.")
 _rate = click.option(
     "--rate-limit",
     type=click.FloatRange(min=0, min_open=True),
@@ -48,9 +41,9 @@ _blob_url = click.option(
 
 
 @click.command("server")
-@_data
+@options.data
 @_broker
-@_tls
+@options.tls
 @_rate
 @_device_rate
 @_hubs
@@ -93,9 +86,9 @@ def server(
 
 
 @click.command("hub")
-@_data
+@options.data
 @_broker
-@_tls
+@options.tls
 @click.option("--name", required=True, metavar="NAME", help="edgefleet-hub-1 to edgefleet-hub-8.")
 @_rate
 @_device_rate

@@ -12,6 +12,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 
 from edgefleet.errors import InputError
+from edgefleet.protocol.access import MAX_PACKET_BYTES
 from edgefleet.protocol.record import MessageError
 from edgefleet.protocol.signed import (
     ALL_DEVICES,
@@ -26,25 +27,32 @@ from edgefleet.protocol.signed import (
     SignedDesired,
 )
 from edgefleet.server.data_folder import fleet_of, trust_files
-from edgefleet.server.publishing import publish
 from edgefleet.server.store import DeviceRow, Store
-from edgefleet.trust.deployments import sign_deployment
+from edgefleet.trust.deployments import MOST_AHEAD_S, check_number, sign_deployment
 from edgefleet.trust.envelope import verify
 from edgefleet.trust.online import load_online, sign_command, sign_desired
 from edgefleet.trust.repository import Repository
 from edgefleet.trust.roles import DEPLOYMENTS
 
-__all__ = ["deploy", "publish"]
-
 VALID_FOR_S = 7 * 24 * 3600.0
 INSTALL_TIMEOUT_S = 3600.0
 COMMAND_VALID_S = 60.0
+MAX_DESIRED_BYTES = MAX_PACKET_BYTES - 1024
+"""A broker ends the connection of a server that sends it more than it takes."""
 DEPLOYMENT_VALID_S = 365 * 24 * 3600.0
 
 
 def next_generation(previous: int, now: float) -> int:
     """Above the previous one, and at least the Unix time: a restored backup never goes backwards."""
     return max(previous + 1, int(now))
+
+
+def believed(reported: int, latest: float) -> int:
+    """A generation that a device says it has accepted, or 0 for one that was never made.
+
+    A device may say anything: above the highest number there is, it would stop a deployment to all.
+    """
+    return reported if reported <= latest + MOST_AHEAD_S else 0
 
 
 def select_devices(selector: str, devices: Sequence[DeviceRow], denied: dict[str, str]) -> list[DeviceRow]:
@@ -119,21 +127,27 @@ def record(store: Store, data: Path, signed: Envelope, now: float) -> tuple[Depl
     What every device would refuse is refused here: raises InputError, and TrustError when no operator signed it.
     """
     fleet, online = fleet_of(data), load_online(data)
-    deployment = _checked(signed, Repository(trust_files(data)), fleet, now)
+    repository = Repository(trust_files(data))
+    latest = max(now, repository.timestamp().signed.version)
+    deployment = _checked(signed, repository, fleet, now, latest)
     generations: dict[str, int] = {}
     with store.transaction():
         chosen = select_devices(deployment.selector, store.devices(), store.denied())
         wanted = store.desired_generations()
         store.add_deployment(deployment, signed, now)
         for row in chosen:
-            previous = max(wanted.get(row.device, 0), row.generation)
+            previous = max(wanted.get(row.device, 0), believed(row.generation, latest))
             generations[row.device] = next_generation(previous, now)
             desired = _desired(signed, fleet, row.device, row.enrolment_id, generations[row.device], now)
-            store.set_desired(sign_desired(desired, online))
+            envelope = sign_desired(desired, online)
+            if (size := len(envelope.encode())) > MAX_DESIRED_BYTES:
+                found = f"with that selector a desired state has {size} bytes, {MAX_DESIRED_BYTES} may pass the broker"
+                raise InputError("recording the deployment", found, "name fewer devices in each of several deployments")
+            store.set_desired(envelope)
     return deployment, generations
 
 
-def _checked(signed: Envelope, repository: Repository, fleet: str, now: float) -> Deployment:
+def _checked(signed: Envelope, repository: Repository, fleet: str, now: float, latest: float) -> Deployment:
     doing = "recording the deployment"
     if signed.payload_type != DEPLOYMENT_TYPE:
         raise InputError(doing, f"it is a {signed.payload_type!r}", "name a deployment")
@@ -146,6 +160,7 @@ def _checked(signed: Envelope, repository: Repository, fleet: str, now: float) -
     verify(signed, {keyid: targets.get_key(keyid) for keyid in role.keyids}, role.threshold)
     if deployment.fleet != fleet:
         raise InputError(doing, f"it is for the fleet {deployment.fleet}", f"this one is {fleet}")
+    check_number("serial", deployment.serial, latest, doing)
     if deployment.expires < now:
         raise InputError(doing, "it has expired", "sign a new one")
     for version in (deployment.target, deployment.fallback):
@@ -160,7 +175,7 @@ def reissue(envelope: Envelope, enrolment_id: str, reported: int, now: float, on
     """The same decision for a device that was enrolled anew, as a generation of its own."""
     old = Desired.unwrap(envelope)
     signed = SignedDesired.decode(envelope.payload).deployment
-    generation = next_generation(max(old.generation, reported), now)
+    generation = next_generation(max(old.generation, believed(reported, max(now, old.generation))), now)
     return sign_desired(_desired(signed, old.fleet, old.device, enrolment_id, generation, now, old.action), online)
 
 

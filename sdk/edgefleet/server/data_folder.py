@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
+import secrets
 import time
 from pathlib import Path
 from typing import IO
 
+from edgefleet.durable import write_private
 from edgefleet.errors import BusyError, InputError
 from edgefleet.mqtt import Tls
 from edgefleet.package.layout import BlobStore
@@ -19,6 +22,7 @@ from edgefleet.protocol.topics import check_name
 STORE_FILE = "store.sqlite"
 LOCK_FILE = "server.lock"
 FLEET_FILE = "fleet.json"
+SHARE_GROUP_FILE = "hub-group"
 LOCK_PATIENCE_S = 1.0
 
 
@@ -45,6 +49,31 @@ def tls_of(data: Path, name: str) -> Tls:
     """Files by which a process of the server's proves that it is `name`."""
     folder = data / "pki"
     return Tls(folder / "ca-chain.crt", folder / f"{name}.crt", folder / f"{name}.key")
+
+
+def ensure_share_group(data: Path) -> str:
+    """`share_group`, made when there is none; raises OSError, InputError."""
+    if not (data / SHARE_GROUP_FILE).exists():
+        write_private(data / SHARE_GROUP_FILE, f"hubs-{secrets.token_hex(16)}\n".encode())
+    return share_group(data)
+
+
+def share_group(data: Path) -> str:
+    """Name of the group in which the hubs share requests; raises InputError.
+
+    It is a secret: mosquitto's access list does not check subscriptions, so whoever knows the name joins the group,
+    and the requests that are his turn are lost.
+    """
+    path = data / SHARE_GROUP_FILE
+    try:
+        name = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"reading {path}", getattr(error, "strerror", None) or "it is not readable", "copy it from the server"
+        ) from error
+    if re.fullmatch(r"hubs-[0-9a-f]{32}", name) is None:
+        raise InputError(f"reading {path}", "it holds no name of a group", "remove it and start the server again")
+    return name
 
 
 def lock_data(data: Path) -> IO[bytes]:

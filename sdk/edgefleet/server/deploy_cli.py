@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 
 from edgefleet import durable
+from edgefleet.cli import options
 from edgefleet.errors import EdgefleetError, InputError, StorageError
 from edgefleet.package.bundle import Bundle, is_bundle, open_bundle
 from edgefleet.package.layout import Package
 from edgefleet.protocol.record import MessageError
 from edgefleet.protocol.signed import Deployment, Envelope, PackageVersion
-from edgefleet.server import control
+from edgefleet.server import control, publishing
 from edgefleet.server.data_folder import fleet_of, trust_files
 from edgefleet.server.following import follow, open_store, reachable_fleet
 from edgefleet.server.publishing import publish_signed, version_of
@@ -30,24 +31,11 @@ from edgefleet.trust.setup import read_fleet
 
 RELEASE_KEY = "release"
 
-_data = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("edgefleet-data"),
-    show_default=True,
-    help="The server's folder.",
-)
-_keys = click.option(
-    "--keys",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The operator's folder of keys. [default: $EDGEFLEET_KEYS, else ~/.config/edgefleet/keys/FLEET]",
-)
-
 
 @click.command("publish")
 @click.argument("package", type=click.Path(path_type=Path))
-@_data
-@_keys
+@options.data
+@options.keys
 def publish(package: Path, data: Path, keys: Path | None) -> None:
     """Sign a PACKAGE with the release key and have the server offer it; a bundle brings its own signatures."""
     fleet, now = fleet_of(data), time.time()
@@ -57,14 +45,14 @@ def publish(package: Path, data: Path, keys: Path | None) -> None:
         else:
             opened.verify()
             signer = KeyFolder(find_keys_folder(fleet, keys)).signer(RELEASE_KEY)
-            version = control.publish(data, opened, signer, now)
+            version = publishing.publish(data, opened, signer, now)
     click.echo(f"published {version.package}@{version.version} (release {version.release})", err=True)
 
 
 @click.command("deploy")
 @click.argument("what", metavar="NAME@VERSION|BUNDLE")
-@_data
-@_keys
+@options.data
+@options.keys
 @click.option("--operator", default="default", show_default=True, metavar="NAME", help="Whose key signs.")
 @click.option("--to", "selector", default="all", show_default=True, metavar="all|DEVICE,…", help="Which devices.")
 @click.option("--fallback", metavar="NAME@VERSION", help="What devices may be told to run instead.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgefleet.cli import options
 from edgefleet.errors import InputError, TransportError
 
 if TYPE_CHECKING:
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 
 CSR_FILE = "device.csr"
 
-_data = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("edgefleet-data"),
-    show_default=True,
-    help="The server's folder.",
-)
 EXAMPLES = """\b
 One device:
   edgefleet enroll DEVICE --broker HOST:PORT -o FOLDER
@@ -39,9 +33,9 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command("enroll", epilog=EXAMPLES)
 @click.argument("device", required=False)
-@_data
+@options.data
 @click.option("--broker", metavar="HOST:PORT", help="The MQTT broker, as the device will reach it.")
-@click.option("--tls/--no-tls", default=True, show_default=True, help="Without TLS on 127.0.0.1 only.")
+@options.tls
 @click.option(
     "-o", "--output", "folder", type=click.Path(file_okay=False, path_type=Path), required=True,
     help="The identity folder to write; with --batch, the folder for all of them.",
@@ -115,7 +109,7 @@ def _enroll_one(
     key = "its key stays where it was made" if csr else "the folder holds its key: bring it there by a safe way"
     click.echo(f"enrolled {device} in {folder}, until {_day(enrolled.not_after)}; {key}")
     if again and tls:
-        _put_off(data, address, [device])
+        _put_off(data, address, {device: enrolled.serial_number})
 
 
 def _enroll_many(data: Path, batch: Path, folder: Path, broker: str, *, tls: bool, again: bool) -> None:
@@ -132,12 +126,12 @@ def _enroll_many(data: Path, batch: Path, folder: Path, broker: str, *, tls: boo
     except UnicodeDecodeError as error:
         raise InputError(f"reading {batch}", "it is not UTF-8", "save it as UTF-8") from error
     entry = BrokerEntry(host=address.host, port=address.port, tls=tls)
-    store, done, failed = Store(data / STORE_FILE), [], 0
+    store, done, failed = Store(data / STORE_FILE), dict[str, str](), 0
     for outcome in enroll_batch(data, store, rows, folder, entry, now=time.time(), again=again):
         line = f"line {outcome.row.number}, {outcome.row.device}: "
         click.echo(line + (f"enrolled in {outcome.folder}" if outcome.error is None else outcome.error))
         failed += outcome.error is not None
-        done += [outcome.row.device] if outcome.error is None else []
+        done |= {} if outcome.serial_number is None else {outcome.row.device: outcome.serial_number}
     if again and tls and done:
         _put_off(data, address, done)
     if failed:
@@ -154,8 +148,11 @@ def _check_fleet(data: Path) -> None:
     read_fleet(data)
 
 
-def _put_off(data: Path, address: BrokerAddress, devices: list[str]) -> None:
-    """Whoever still holds an old certificate of these devices is refused, and is disconnected if he is connected."""
+def _put_off(data: Path, address: BrokerAddress, devices: dict[str, str]) -> None:
+    """Whoever still holds an old certificate of these devices is refused, and is disconnected if he is connected.
+
+    `devices` are names with the serial number of the one certificate that counts from now on.
+    """
     from edgefleet.server import removal  # noqa: PLC0415
 
     now = time.time()
@@ -163,6 +160,11 @@ def _put_off(data: Path, address: BrokerAddress, devices: list[str]) -> None:
         undone = removal.tell_broker(data, address, now=now)
         for device in devices:
             removal.end_session(data, device, address, tls=True, now=now)
+        # A session that was still open may have had its certificate renewed in the new enrolment's name.
+        if escaped := removal.revoke_others(data, devices, now):
+            undone = removal.tell_broker(data, address, now=now)
+            for device in escaped:
+                removal.end_session(data, device, address, tls=True, now=now)
     except TransportError as error:
         undone = f"the old certificates are revoked, and the broker does not know it yet ({error})"
     click.echo("the old certificates are refused by the broker" if undone is None else undone)

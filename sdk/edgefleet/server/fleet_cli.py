@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgefleet.cli import options
+from edgefleet.errors import one_line
 from edgefleet.protocol.signed import CommandName
 from edgefleet.server.following import open_store
 
@@ -21,14 +23,6 @@ if TYPE_CHECKING:
 
 PIPE_COLUMNS = 160
 
-_data = click.option(
-    "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("edgefleet-data"),
-    show_default=True,
-    help="The server's folder: store and packages.",
-)
-
 
 @click.group("fleet")
 def fleet() -> None:
@@ -36,7 +30,7 @@ def fleet() -> None:
 
 
 @fleet.command("list")
-@_data
+@options.data
 def list_devices(data: Path) -> None:
     """Show every device: variant, accuracy, latency and power."""
     from rich.console import Console  # noqa: PLC0415
@@ -50,7 +44,7 @@ def list_devices(data: Path) -> None:
 @fleet.command("command")
 @click.argument("device")
 @click.argument("name", metavar="report|renew", type=click.Choice([name.value for name in CommandName]))
-@_data
+@options.data
 def command(device: str, name: str, data: Path) -> None:
     """Have a DEVICE report everything again, or renew its certificate now; it answers with an event."""
     from edgefleet.server import control  # noqa: PLC0415
@@ -65,9 +59,9 @@ def command(device: str, name: str, data: Path) -> None:
 
 @fleet.command("remove")
 @click.argument("device")
-@_data
+@options.data
 @click.option("--broker", metavar="HOST:PORT", help="MQTT broker. [default: the one that the server uses]")
-@click.option("--tls/--no-tls", default=True, show_default=True, help="Without TLS on 127.0.0.1 only.")
+@options.tls
 def remove_device(device: str, data: Path, broker: str | None, *, tls: bool) -> None:
     """Revoke a DEVICE's certificate, close its session and clear what the broker retains of it."""
     from edgefleet.errors import InputError  # noqa: PLC0415
@@ -91,7 +85,9 @@ def remove_device(device: str, data: Path, broker: str | None, *, tls: bool) -> 
 def _telemetry_cells(seen: DeviceTelemetry) -> list[str]:
     accuracy = f"{seen.correct / seen.labelled:.2%}" if seen.labelled else "–"
     p50, p90 = ("–" if value is None else f"{value:.3f}" for value in (seen.p50_ms, seen.p90_ms))
-    power = "–" if seen.watts is None else f"{seen.watts:.2f} W\n{seen.power_source}\n{seen.power_scope}"
+    power = (
+        "–" if seen.watts is None else f"{seen.watts:.2f} W\n{seen.power_source}\n{one_line(seen.power_scope or '')}"
+    )
     return [accuracy, f"{p50}\n{p90}", power]
 
 
@@ -99,22 +95,25 @@ def fleet_table(store: Store) -> Table:
     """The fleet as a rich table: one row per device, in 80 columns; what is wrong stands below it."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     rows, denied = store.devices(), store.denied()
-    notes = [f"{row.device}: {row.reason}" for row in rows if row.reason]
-    notes += [f"{device}: no deployments: {reason}" for device, reason in denied.items()]
+    notes = [f"{row.device}: {one_line(row.reason)}" for row in rows if row.reason]
+    notes += [f"{device}: no deployments: {one_line(reason)}" for device, reason in denied.items()]
     notes += ["* simulated: the host is not that board"] if any(row.simulated for row in rows) else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.caption, table.caption_justify = "\n".join(notes), "left"
+    table.caption, table.caption_justify = Text("\n".join(notes)), "left"
     for heading in ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power"):
         table.add_column(heading, no_wrap=True)
     for row in rows:
         seen = None if row.digest is None else store.telemetry(row.device, row.digest)
         state = "denied" if row.device in denied else row.state or "waiting"
-        table.add_row(
-            f"{row.device}\n  {row.profile}{'*' if row.simulated else ''}",
-            f"{state}\n{row.variant or '–'}{'' if row.online else f'{chr(10)}offline'}",
+        cells = [
+            f"{row.device}\n  {one_line(row.profile or '–')}{'*' if row.simulated else ''}",
+            f"{state}\n{one_line(row.variant or '–')}{'' if row.online else f'{chr(10)}offline'}",
             f"{row.pulled_bytes / 1000:.1f} kB\n{seen.inferences if seen else 0}",
             *([] if seen is None else _telemetry_cells(seen)),
-        )
+        ]
+        # Text: what a device says of itself is no markup.
+        table.add_row(*(Text(cell) for cell in cells))
     return table

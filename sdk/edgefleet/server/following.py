@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgefleet.errors import InputError, TransportError
+from edgefleet.errors import InputError, TransportError, one_line
 from edgefleet.server.data_folder import STORE_FILE, is_running
 from edgefleet.server.store import Store
 
@@ -52,7 +52,7 @@ def follow(store: Store, generations: dict[str, int], timeout_s: float) -> dict[
         TextColumn("{task.fields[device]:20}"),
         BarColumn(),
         DownloadColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     failed: dict[str, str] = {}
     open_ones = dict(generations)
@@ -63,7 +63,7 @@ def follow(store: Store, generations: dict[str, int], timeout_s: float) -> dict[
             for name, generation in list(open_ones.items()):
                 row = store.device(name)
                 if row is not None and row.generation == generation:
-                    progress.update(bars[name], description=f"{row.state or 'waiting'} {row.variant or ''}")
+                    progress.update(bars[name], description=one_line(f"{row.state or 'waiting'} {row.variant or ''}"))
                     if row.total_bytes is not None:
                         progress.update(bars[name], completed=row.verified_bytes, total=row.total_bytes)
                 if (ended := _ended(store, name, generation)) is not None:
@@ -80,4 +80,4 @@ def _ended(store: Store, name: str, generation: int) -> dict[str, str] | None:
     outcome = store.outcome(name, generation)
     if outcome is None:
         return None
-    return {} if outcome[0] == "committed" else {name: f"{outcome[0]} ({outcome[1]})"}
+    return {} if outcome[0] == "committed" else {name: one_line(f"{outcome[0]} ({outcome[1]})")}

@@ -20,6 +20,8 @@ ANSWERS_AT_ONCE = 40
 PARTS_IN_A_ROW = 8
 """So many parts of replies go before a block that waits: a flood of small questions must not stop the blobs."""
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_DEVICE_ANSWER_BYTES = 8 * 1024 * 1024
+"""Of which so many may be for one device: all are told `busy` when the whole is too much."""
 MAX_QUEUE_BYTES = 512 * 1024 * 1024
 MAX_QUEUE_S = 20.0
 
@@ -90,7 +92,9 @@ class Hub:
         if self.repeated(device, req_id):
             return True
         work = self._work_of(device)
-        if len(work.answers) >= ANSWERS_AT_ONCE:
+        waiting_bytes = sum(len(answer.content) for answer in work.answers)
+        if len(work.answers) >= ANSWERS_AT_ONCE or waiting_bytes + len(content) > MAX_DEVICE_ANSWER_BYTES:
+            self._take_place(device, work)
             return False
         self._remember(device, req_id)
         work.answers.append(Answer(req_id, content, self.part_bytes))
@@ -120,8 +124,11 @@ class Hub:
             queue.blocks.clear()
             queue.sent_of_first = 0
         queue.blocks.extend(blocks)
-        # A device that asks without waiting gets what fits its credit, the newest last and first to be dropped.
-        while len(queue.blocks) * BLOCK_BYTES > MAX_CREDIT_BYTES + BLOCK_BYTES:
+        # A device that asks without waiting gets what fits one credit for all its blobs, the newest last and first to
+        # be dropped, but for one block of each: it shall not fill the queue that all have to share.
+        others = sum(len(other.blocks) for other in work.blobs.values()) - len(queue.blocks)
+        most = max(1, MAX_CREDIT_BYTES // BLOCK_BYTES + 1 - others)
+        while len(queue.blocks) > most:
             queue.blocks.pop()
         self._queued_blocks += len(queue.blocks)
         if not queue.blocks:

@@ -37,7 +37,7 @@ class HubChild:
 
     def start(self, now: float, first: ToHub) -> None:
         """Start the process; `first` is the first thing that it is told."""
-        command = [sys.executable, "-m", "edgefleet.cli", "hub", *self._arguments]
+        command = [sys.executable, "-P", "-m", "edgefleet.cli", "hub", *self._arguments]
         command += ["--name", self.name, "--parent", str(os.getpid())]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self.process.stdin is not None and self.process.stdout is not None:

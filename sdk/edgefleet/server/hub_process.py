@@ -20,9 +20,9 @@ from edgefleet.errors import InputError
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing
 from edgefleet.protocol import topics
 from edgefleet.protocol.messages import Status
-from edgefleet.protocol.topics import HUB_USERS, SHARDS, SHARE_GROUP, TOPICS, TopicName
+from edgefleet.protocol.topics import HUB_USERS, SHARDS, TOPICS, TopicName
 from edgefleet.server.budget import TokenBucket
-from edgefleet.server.data_folder import fleet_of, tls_of
+from edgefleet.server.data_folder import fleet_of, share_group, tls_of
 from edgefleet.server.hub import Hub
 from edgefleet.server.hub_limits import remember_piece_bytes, remembered_piece_bytes
 from edgefleet.server.hub_link import FromHub, Pipe, Renewal, ToHub
@@ -77,13 +77,13 @@ class HubSettings:
         return number
 
 
-def request_filters(fleet: str, number: int, hubs: int, *, shared: bool) -> list[tuple[str, int]]:
-    """(filter, QoS) of the requests that hub `number` of `hubs` answers."""
+def request_filters(fleet: str, number: int, hubs: int, *, group: str | None) -> list[tuple[str, int]]:
+    """(filter, QoS) of the requests that hub `number` of `hubs` answers; `group` shares them, None divides by shard."""
     row, every = TOPICS[TopicName.REQUEST], topics.filter_for(fleet, TopicName.REQUEST)
     if hubs == 1:
         return [(every, row.qos)]
-    if shared:
-        return [(f"$share/{SHARE_GROUP}/{every}", row.qos)]
+    if group is not None:
+        return [(f"$share/{group}/{every}", row.qos)]
     own = [row.pattern.format(shard=shard, device="+") for shard in range(SHARDS) if shard % hubs == number]
     return [(f"{topics.PREFIX}/{fleet}/{body}", row.qos) for body in own]
 
@@ -96,6 +96,8 @@ class HubProcess:
         self._number = settings.number
         self._fleet = fleet_of(settings.data)
         self._link = link
+        alone = settings.hubs == 1 or settings.sharing is Sharing.SHARDED
+        self._group = None if alone else share_group(settings.data)
         now = time.monotonic()
         self.hub = Hub(TokenBucket(settings.rate_bytes_per_s, now), settings.device_rate_bytes_per_s)
         self.limit = PacketLimit(remembered_piece_bytes(settings.data, str(settings.address)))
@@ -142,7 +144,8 @@ class HubProcess:
         self.limit.connected(self.connection.max_packet_bytes)
         self._say_too_small()
         self._apply_limit()
-        self.connection.subscribe(request_filters(self._fleet, self._number, self._settings.hubs, shared=shared))
+        group = self._group if shared else None
+        self.connection.subscribe(request_filters(self._fleet, self._number, self._settings.hubs, group=group))
 
     def _lost(self, published: bool) -> None:
         # Every device asks anew when it sees nothing come.

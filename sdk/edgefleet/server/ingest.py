@@ -17,6 +17,7 @@ from edgefleet.protocol import messages, topics
 from edgefleet.protocol.record import Message, MessageError
 from edgefleet.protocol.topics import TopicName
 from edgefleet.server import control
+from edgefleet.server.budget import DeviceLog
 from edgefleet.server.store import DesiredRow, Store
 from edgefleet.trust.enrolment import flag_reason
 
@@ -43,14 +44,19 @@ class Ingest:
         online_signer: Callable[[], Signer],
         on_state: Callable[[str, int], object],
         on_gone: Callable[[str], None],
+        on_flag: Callable[[], None],
     ) -> None:
-        """`on_state` gets a device and the generation that it reported, `on_gone` a device that went offline."""
+        """`on_state` gets a device and the generation that it reported, `on_gone` a device that went offline;
+        `on_flag` is called when a device is to be served no more.
+        """
         self._store = store
         self._fleet = fleet
         self._send = send
         self._online_signer = online_signer
         self._on_state = on_state
         self._on_gone = on_gone
+        self._on_flag = on_flag
+        self._log = DeviceLog(log)
         self._pending: list[tuple[str, Message]] = []
         self._sent: dict[str, int] = {}
         self._strangers: dict[tuple[str, str], None] = {}
@@ -65,7 +71,7 @@ class Ingest:
         try:
             self._pending.append((address.device, decode(payload)))
         except MessageError as error:
-            log.warning("device %s: message ignored: %s", address.device, error)
+            self._log.say(logging.WARNING, address.device, f"message ignored: {error}")
 
     def count_sent(self, sent: dict[str, int]) -> None:
         """Bytes of blocks that a hub has handed to the broker, by device."""
@@ -100,7 +106,7 @@ class Ingest:
                 with self._store.savepoint():
                     self._apply(device, message)
             except COSTS_ONLY_ITSELF as error:
-                log.warning("device %s: %s ignored: %s", device, type(message).__name__, error)
+                self._log.say(logging.WARNING, device, f"{type(message).__name__} ignored: {error}")
                 continue
             if isinstance(message, messages.Spooled):
                 key = (device, message.spool_id)
@@ -120,7 +126,7 @@ class Ingest:
             case messages.Telemetry():
                 self._store.add_telemetry(device, message, now)
             case messages.Event():
-                log.info("device %s: %s: %s", device, message.kind, message.text)
+                self._log.say(logging.INFO, device, f"{message.kind}: {message.text}")
                 self._store.add_event(device, message, now)
 
     def _hello(self, device: str, facts: messages.Facts, now: float) -> None:
@@ -134,6 +140,7 @@ class Ingest:
         elif enrolment.flag is None and (reason := flag_reason(enrolment, facts.machine.serial)):
             log.warning("device %s: flagged, it gets no deployments: %s", device, reason)
             self._store.set_flag(device, reason)
+            self._on_flag()
         self._store.add_facts(device, facts, now)
         row = self._store.desired(device)
         if row is not None and row.enrolment_id != facts.enrolment_id:
@@ -159,7 +166,7 @@ class Ingest:
         if len(self._strangers) >= REMEMBERED_STRANGERS:
             self._strangers.clear()
         self._strangers[device, enrolment_id] = None
-        log.warning("device %s: its enrolment %s is not one of this server's: ignored", device, enrolment_id)
+        self._log.say(logging.WARNING, device, f"its enrolment {enrolment_id} is not one of this server's: ignored")
 
 
 DECODERS: dict[TopicName, Callable[[bytes], Message]] = {

@@ -52,7 +52,7 @@ class Reconciler:
         """
         version = self._store.changed()
         if version != self._version:
-            self._refuse()
+            self.refuse()
             for device, envelope in self._store.take_commands(time.time()):
                 self._send(TopicName.COMMANDS, device, envelope)
             reported = {row.device: row.generation for row in self._store.devices()}
@@ -61,7 +61,7 @@ class Reconciler:
                 self._version = version
         if now - self._at > RECONCILE_EVERY_S:
             self._at = now
-            self._refuse()
+            self.refuse()
             for device in self._store.open_devices():
                 self.device(device, 0)
 
@@ -86,6 +86,7 @@ class Reconciler:
         self._published[device] = (row.generation, now)
         return True
 
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
+        """Serve no more whom the store denies, from now on; raises sqlite3.Error."""
         self._denied = self._store.denied()
         self._deny(self._denied)

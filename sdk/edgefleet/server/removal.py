@@ -9,7 +9,7 @@ import logging
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing, Tls
 from edgefleet.protocol.access import REMOVAL_USER
 from edgefleet.protocol.topics import TOPICS, topic_for
 from edgefleet.server.store import Store
-from edgefleet.trust import broker, pki
+from edgefleet.trust import broker, issued, pki
 from edgefleet.trust.pki_folder import folder_of
 from edgefleet.trust.setup import read_fleet
 
@@ -64,6 +64,22 @@ def tell_broker(data: Path, address: BrokerAddress, *, now: float) -> str | None
             if time.monotonic() > deadline:
                 return undone or "the broker still accepts revoked certificates: reload it, and try again"
     return None
+
+
+def revoke_others(data: Path, devices: Mapping[str, str], now: float) -> list[str]:
+    """Revoke what else was issued to devices beside the serial number given; returns those that there was some of."""
+    folder = folder_of(data)
+    revoked = issued.revoked_numbers(folder)
+    found = {
+        entry.name
+        for entry in issued.issued(folder)
+        # Without an enrolment it is one of our own, of an hour.
+        if entry.enrolment_id and entry.not_after > now and entry.serial_number not in revoked
+        and entry.serial_number != devices.get(entry.name, entry.serial_number)
+    }  # fmt: skip
+    for name in found:
+        pki.revoke(data, name, now, keep=devices[name])
+    return sorted(found)
 
 
 def end_session(data: Path, device: str, address: BrokerAddress, *, tls: bool, now: float) -> None:

@@ -20,7 +20,7 @@ from edgefleet.protocol.messages import Request, RequestKind, Status
 from edgefleet.protocol.record import MessageError
 from edgefleet.protocol.topics import TopicName
 from edgefleet.server.blob_files import OpenBlobs
-from edgefleet.server.budget import BUSY_EVERY_S, REMEMBERED_DEVICES, RequestBudget
+from edgefleet.server.budget import BUSY_EVERY_S, REMEMBERED_DEVICES, DeviceLog, RequestBudget
 from edgefleet.server.data_folder import trust_files
 from edgefleet.server.hub import Hub
 from edgefleet.server.hub_work import Part
@@ -64,6 +64,7 @@ class Requests:
         self._locator = locator
         self._renew = renew
         self._budget = RequestBudget()
+        self._log = DeviceLog(log)
         self._refused: dict[str, int] = {}
         self._renewals: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._answers: dict[RequestKind, Callable[[str, Request], None]] = {
@@ -90,7 +91,7 @@ class Requests:
         try:
             request = Request.decode(payload)
         except MessageError as error:
-            log.warning("device %s: request ignored: %s", device, error)
+            self._log.say(logging.WARNING, device, f"request ignored: {error}")
             return
         act(device, request)
 
@@ -162,7 +163,7 @@ class Requests:
         """Answer a request with why it is not fulfilled."""
         # A device asks for the next root at every refresh, and most of the time there is none.
         level = logging.DEBUG if status is Status.GONE else logging.WARNING
-        log.log(level, "device %s: %s: %s", device, status, reason)
+        self._log.say(level, device, f"{status}: {reason}")
         self._say(device, messages.Reply(req_id=req_id, status=status, body=reason.encode()))
 
     def _say(self, device: str, reply: messages.Reply) -> None:

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgefleet.errors import EdgefleetError
+from edgefleet.errors import EdgefleetError, StorageError
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing
 from edgefleet.protocol import topics
 from edgefleet.protocol.messages import Status
 from edgefleet.protocol.record import Message
 from edgefleet.protocol.topics import HUB_USERS, SERVER_USER, TOPICS, Role, TopicName
-from edgefleet.server.data_folder import STORE_FILE, fleet_of, remove_leftovers, tls_of
+from edgefleet.server.data_folder import STORE_FILE, ensure_share_group, fleet_of, remove_leftovers, tls_of
 from edgefleet.server.hub_children import HubChildren
 from edgefleet.server.hub_link import FromHub, Renewal, Renewed
 from edgefleet.server.ingest import Ingest
@@ -60,7 +60,7 @@ class Server:
         self.reconciler = Reconciler(self.store, self._send, self.hubs.deny)
         self.ingest = Ingest(
             self.store, self.fleet, self._send, online_signer=lambda: load_online(settings.data),
-            on_state=self.reconciler.device, on_gone=self.hubs.forget,
+            on_state=self.reconciler.device, on_gone=self.hubs.forget, on_flag=self.reconciler.refuse,
         )  # fmt: skip
         self.upkeep = Upkeep(settings.data, self.store, (SERVER_USER, *hubs) if settings.tls else ())
         self._noted: bool | None = None
@@ -98,6 +98,12 @@ class Server:
                 log.info("removed %d unfinished import(s)", len(left))
         except OSError as error:
             log.warning("looking for unfinished imports: %s", error.strerror or error)
+        try:
+            ensure_share_group(self._data)
+        except OSError as error:
+            raise StorageError(
+                f"serving from {self._data}", error.strerror or str(error), "free the disk or mend it"
+            ) from error
         self.upkeep.begin(time.time())
 
     def turn(self) -> None:

@@ -35,6 +35,8 @@ class Outcome:
     row: Row
     folder: Path
     error: str | None
+    serial_number: str | None = None
+    """Of the certificate that it has now; None where there is an error."""
 
 
 def read_rows(text: str) -> list[Row]:
@@ -83,4 +85,4 @@ def enroll_batch(
         except EdgefleetError as error:
             yield Outcome(row, target, str(error))
         else:
-            yield Outcome(row, target, None)
+            yield Outcome(row, target, None, enrolled.serial_number)

@@ -40,7 +40,7 @@ from edgefleet.protocol.signed import (
     PackageVersion,
     SignedDesired,
 )
-from edgefleet.trust.deployments import package_version, path_of
+from edgefleet.trust.deployments import check_number, package_version, path_of
 from edgefleet.trust.envelope import verify
 from edgefleet.trust.roles import DEPLOYMENTS, TIMESTAMP
 
@@ -107,6 +107,10 @@ class Client:
         ):
             _check(found == own, doing, f"it is for {what} {_word(found)}, this is {what} {own}", _RESEND)
         deployment = self.check_deployment(signed.deployment, fleet=fleet, device=device)
+        # The server's clock, for a board whose own is years behind.
+        latest = max(self.reference_time, trusted.timestamp.version)
+        check_number("generation", signed.generation, latest, doing)
+        check_number("serial", deployment.serial, latest, "checking a deployment")
         desired = Desired(**signed.model_dump(exclude={"deployment"}), deployment=deployment)
         if desired.action is not Action.NONE:
             self._check_wanted(desired)
@@ -188,7 +192,7 @@ class Client:
             raise TrustError(doing, *self._finding(error)) from error
         except OSError as error:
             remedy = "free the disk or mend it"
-            raise StorageError(doing, f"{error.filename}: {error.strerror}", remedy) from error
+            raise StorageError(doing, f"{error.filename or self._folder}: {error.strerror}", remedy) from error
         except Exception as error:  # whatever hostile metadata makes tuf raise is a refusal
             found = f"{self._fetcher.last}: {type(error).__name__} {_line(error)}"
             raise TrustError(doing, found, "look at the server") from error

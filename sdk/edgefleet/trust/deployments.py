@@ -6,13 +6,17 @@ It decides nothing; `edgefleet.server.control` fills a deployment in, and the de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from securesystemslib.signer import Signer
 from tuf.api.metadata import TargetFile
 
-from edgefleet.errors import InputError
+from edgefleet.errors import InputError, TrustError
 from edgefleet.protocol.signed import DEPLOYMENT_TYPE, Deployment, Envelope, PackageVersion
 from edgefleet.trust.envelope import sign
+
+MOST_AHEAD_S: Final = 2 * 86_400.0
+"""Serials and generations are Unix times; clocks that differ by more than this are not taken for clocks."""
 
 
 def sign_deployment(deployment: Deployment, signer: Signer) -> Envelope:
@@ -47,3 +51,14 @@ def check_new_version(version: PackageVersion, known: Sequence[PackageVersion]) 
         raise InputError(
             doing, f"its release counter {version.release} is not above {last}", "package it again with a higher one"
         )
+
+
+def check_number(kind: str, number: int, latest: float, doing: str) -> None:
+    """Refuse a serial or a generation that lies far ahead of `latest`, the latest time that is known to be past.
+
+    A device acts on rising numbers only: nothing could ever follow such a one, and whoever holds a stolen key for a
+    minute would end all deployments for good. Raises TrustError. Pure.
+    """
+    if number > latest + MOST_AHEAD_S:
+        remedy = "set the clock of the machine that signed it, and sign it again"
+        raise TrustError(doing, f"its {kind} {number} lies in the future", remedy)

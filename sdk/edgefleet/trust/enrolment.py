@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from edgefleet.identity import (
     BrokerEntry,
     IdentityEntry,
 )
+from edgefleet.protocol.signed import ALL_DEVICES
 from edgefleet.protocol.topics import check_name
 from edgefleet.trust import certificates, issued, pki
 from edgefleet.trust.online import metadata_folder
@@ -33,6 +35,8 @@ from edgefleet.trust.setup import read_fleet
 # A reply may be lost, and then the device asks again; a device that asks for ever gets no more than these.
 RENEWALS_PER_DAY = 3
 DAY_S = 86400.0
+
+_TAKEN = {ALL_DEVICES: "every device's in a deployment", pki.BROKER: "the broker's own certificate's"}
 
 
 class EnrolmentRow(Protocol):
@@ -56,6 +60,9 @@ class EnrolmentStore(Protocol):
 
     def enrolment(self, device: str) -> EnrolmentRow | None:
         """The newest enrolment of a device, revoked or not."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Nobody else writes while it lasts; all that is written in it is there at its end, or nothing."""
 
     def add_enrolment(
         self, device: str, enrolment_id: str, not_after: float, serial_number: str, now: float, *,
@@ -101,6 +108,8 @@ def enroll(
     `again` every certificate that the device had is revoked; the broker must then be told.
     """
     check_name("device", device)
+    if device in _TAKEN:
+        raise InputError(f"enrolling {device}", f"that name is {_TAKEN[device]}", "choose another")
     known = store.enrolment(device)
     if known is not None and known.revoked_at is None and not again:
         raise InputError(
@@ -115,10 +124,11 @@ def enroll(
     enrolment_id = secrets.token_hex(8)
     chain = pki.issue_device(data, csr_pem, fleet, device, enrolment_id, now)
     facts = certificates.read_certificate(chain)
-    pki.revoke(data, device, now, keep=facts.serial_number)
+    # First: from here on nothing is renewed for the former enrolment, so nothing escapes the revocation.
     store.add_enrolment(
         device, enrolment_id, facts.not_after, facts.serial_number, now, hardware_serial=hardware_serial
     )
+    pki.revoke(data, device, now, keep=facts.serial_number)
     entry = IdentityEntry(fleet=fleet, device=device, enrolment_id=enrolment_id, broker=broker)
     files = {
         **({KEY_FILE: key_pem} if key_pem is not None else {}),
@@ -161,8 +171,20 @@ def renew(data: Path, store: EnrolmentStore, device: str, csr_pem: bytes, now: f
         raise TrustError(doing, f"{len(recent)} certificates were issued to it within a day", "ask again tomorrow")
     chain = pki.issue_device(data, csr_pem, read_fleet(data), device, row.enrolment_id, now)
     facts = certificates.read_certificate(chain)
-    store.add_enrolment(device, row.enrolment_id, facts.not_after, facts.serial_number, now)
+    with store.transaction():
+        if overtaken := _overtaken(row, store.enrolment(device)):
+            # What revoked everything of that name did so before this one was on the list.
+            pki.revoke_number(data, facts.serial_number, now)
+            raise TrustError(doing, overtaken, "enrol it: edgefleet enroll")
+        store.add_enrolment(device, row.enrolment_id, facts.not_after, facts.serial_number, now)
     return chain
+
+
+def _overtaken(before: EnrolmentRow, after: EnrolmentRow | None) -> str | None:
+    """What happened to an enrolment meanwhile that ends it; None: nothing. Pure."""
+    if after is None or after.revoked_at is not None:
+        return "it was removed from the fleet"
+    return None if after.enrolment_id == before.enrolment_id else "it was enrolled anew"
 
 
 def flag_reason(row: EnrolmentRow, serial: str | None) -> str | None:

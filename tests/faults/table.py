@@ -1,0 +1,52 @@
+"""The table at the end of a run: each fault, its cases, and how many of them passed.
+
+It names faults and counts; what must hold after each is the tests' business.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+
+PROPERTY = "fault"
+
+
+def _cut(values: Mapping[str, Any]) -> str:
+    call = values["cut"].call
+    return "device SIGKILL at each block" if call == "pwrite64" else f"device SIGKILL at each {call}"
+
+
+# Test function → the fault of one of its cases.
+NAMES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "test_wire": lambda values: f"on the wire: {values['case'].fault}",
+    "test_a_power_cut_at": _cut,
+    "test_a_disk_refuses": lambda values: f"disk: {values['refusal'].error} at {values['refusal'].call}",
+    "test_a_disk_is_mended": lambda values: f"disk: {values['refusal'].error} until it is mended",
+    "test_killed_in_mid_pull": lambda values: f"{' and '.join(values['case'].who)} SIGKILL in mid-pull",
+    "test_a_slow_device_holds_up_nobody": lambda _: "a device that takes nothing among fast ones",
+    "test_a_thousand_requests_a_second_from_one_device": lambda _: "1,000 requests a second from one device",
+    "test_a_blob_withdrawn_in_mid_pull": lambda _: "blob withdrawn in mid-pull",
+    "test_a_hub_that_lies_loads_nothing": lambda _: "a hub that sends wrong bytes",
+    "test_the_clock_jumps_back_a_year": lambda values: f"clock back a year, {values['when']}",
+}
+
+
+def lines(reports: Iterable[pytest.TestReport]) -> list[str]:
+    """The table in Markdown: empty when no fault was tried."""
+    ended: dict[str, list[pytest.TestReport]] = defaultdict(list)
+    for report in reports:
+        fault = dict(report.user_properties).get(PROPERTY)
+        if fault is not None and (report.when == "call" or report.failed):
+            ended[str(fault)].append(report)
+    if not ended:
+        return []
+    rows = [(fault, ended[fault]) for fault in sorted(ended)]
+    rows.append(("all", [report for cases in ended.values() for report in cases]))
+    said = ["| fault | cases | passed | seconds |", "|---|---|---|---|"]
+    for fault, cases in rows:
+        passed, seconds = sum(case.passed for case in cases), sum(case.duration for case in cases)
+        said.append(f"| {fault} | {len(cases)} | {passed} | {seconds:.0f} |")
+    return said
