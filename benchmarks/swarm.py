@@ -1,7 +1,8 @@
 """Many devices in one process: each an agent's `Install` on a connection of its own, turned by one loop.
 
 For what a thousand devices do to a server, not for how fast one is. It prints `ready` once all are connected, begins
-at the first line of its input, and at the end of its input prints one JSON line per device: what happened when.
+at the first line of its input, prints `done` when all installations have ended, and at the end of its input one JSON
+line per device: what happened when.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Member:
         outcome = self.device.outcome
         return {
             "device": self.device.plan.device, "said": self.said, "connected": self.device.connection.connected,
-            "state": outcome.state, "reason": outcome.reason, "at": outcome.at,
+            "state": outcome.state, "reason": outcome.reason, "at": outcome.at, "requests": outcome.requests,
+            "received_bytes": outcome.received_bytes,
         }  # fmt: skip
 
 
@@ -88,7 +90,7 @@ def main(plans: list[Plan]) -> None:
     while not all(member.device.connection.connected for member in swarm.members):
         swarm.turn()
     print("ready", flush=True)
-    begun = False
+    begun = said_done = False
     while True:
         if select.select([0], [], [], 0)[0]:
             if not os.read(0, 1024):
@@ -97,6 +99,9 @@ def main(plans: list[Plan]) -> None:
                 member.device.begin()
             begun = True
         swarm.turn()
+        if not said_done and all(member.device.done for member in swarm.members):
+            print("done", flush=True)
+            said_done = True
     for member in swarm.members:
         print(json.dumps(member.report()), flush=True)
 

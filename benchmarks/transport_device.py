@@ -164,6 +164,14 @@ class Device:
         self.outcome.requests[kind] = self.outcome.requests.get(kind, 0) + sent
         return sent
 
+    def listen(self, sha12: str, *, wanted: bool) -> None:
+        """Subscribe to a blob's shared topic, or leave it."""
+        shared = topics.filter_for(self.plan.fleet, TopicName.SHARED, sha12=sha12)
+        if wanted:
+            self.connection.subscribe([(shared, TOPICS[TopicName.SHARED].qos)])
+        else:
+            self.connection.unsubscribe([shared])
+
     def next_req_id(self) -> str:
         """Unique over restarts of this process."""
         self._requests += 1
@@ -190,7 +198,11 @@ class Device:
                     self.outcome.refusals[reply.status] = self.outcome.refusals.get(reply.status, 0) + 1
                     self._said(reply.status)
                 install.on_reply(reply, now)
-            elif address.name is TopicName.BLOCKS and address.sha12 is not None and address.piece is not None:
+            elif (
+                address.name in (TopicName.BLOCKS, TopicName.SHARED)
+                and address.sha12 is not None
+                and address.piece is not None
+            ):
                 if now - self._piece_at > SILENCE_S:
                     self._said("piece")
                 self._piece_at = now

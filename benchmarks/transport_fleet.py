@@ -149,10 +149,14 @@ class DeviceProcess:
 
     def wait_ready(self) -> None:
         """Connected."""
+        self.wait_for("ready")
+
+    def wait_for(self, word: str) -> None:
+        """Wait until it says a word."""
         for line in self._lines():
-            if line.strip() == "ready":
+            if line.strip() == word:
                 return
-        raise RuntimeError(f"a device ended with {self.process.wait()} before it was ready: {self._complaint()}")
+        raise RuntimeError(f"a device ended with {self.process.wait()} before it was {word}: {self._complaint()}")
 
     def go(self) -> None:
         """Begin."""

@@ -56,19 +56,26 @@ def opened(tls: bool = True, host: str = LOOPBACK, server_options: tuple[str, ..
 @contextmanager
 def swarm(fleet: Fleet, plans: list[Plan], each: int) -> Iterator[list[DeviceProcess]]:
     """The devices, connected, `each` in a process."""
-    processes: list[DeviceProcess] = []
+    processes = start_swarm(fleet, plans, each)
     try:
-        for start in range(0, len(plans), each):
-            file = fleet.folder / f"swarm-{start}.json"
-            file.write_text(json.dumps([asdict(plan) for plan in plans[start : start + each]]))
-            program = str(Path(__file__).with_name("swarm.py"))
-            processes.append(DeviceProcess([sys.executable, program, str(file)]))
         for process in processes:
             process.wait_ready()
         yield processes
     finally:
         for process in processes:
             process.stop()
+
+
+def start_swarm(fleet: Fleet, plans: list[Plan], each: int) -> list[DeviceProcess]:
+    """The devices, on their way to the broker, `each` in a process; the caller stops them."""
+    processes = []
+    for start in range(0, len(plans), each):
+        part = plans[start : start + each]
+        file = fleet.folder / f"swarm-{part[0].device}.json"
+        file.write_text(json.dumps([asdict(plan) for plan in part]))
+        program = str(Path(__file__).with_name("swarm.py"))
+        processes.append(DeviceProcess([sys.executable, program, str(file)]))
+    return processes
 
 
 def reports(processes: list[DeviceProcess]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from edgefleet.protocol import messages, topics
 from edgefleet.protocol.messages import DeviceState, Reply, Request, State, Window
 from edgefleet.protocol.record import MessageError
 from edgefleet.protocol.signed import CommandName, Desired
-from edgefleet.protocol.topics import TopicName
+from edgefleet.protocol.topics import TOPICS, TopicName
 from edgefleet_agent import broker_link, state_folder
 from edgefleet_agent import facts as device_facts
 from edgefleet_agent.acceptance import Own
@@ -75,6 +75,7 @@ class Agent:
             TopicName.ACK: self._on_ack,
             TopicName.REPLY: self._on_reply,
             TopicName.BLOCKS: self._on_piece,
+            TopicName.SHARED: self._on_piece,
         }
 
     def _make_install(self, desired: Desired, resumed: bool) -> Install:
@@ -156,7 +157,7 @@ class Agent:
 
     def _receive(self, topic: str, payload: bytes, _retained: bool) -> None:
         address = topics.parse(self.own.fleet, topic)
-        if address is None or address.device != self.own.device:
+        if address is None or address.device not in (self.own.device, ""):
             return
         receiver = self._receivers.get(address.name)
         if receiver is None:
@@ -194,6 +195,14 @@ class Agent:
     def request(self, request: Request) -> bool:
         """Send a request to the hubs; False when not connected."""
         return self._outbox.send(TopicName.REQUEST, request)
+
+    def listen(self, sha12: str, *, wanted: bool) -> None:
+        """Subscribe to a blob's shared topic, or leave it."""
+        shared = topics.filter_for(self.own.fleet, TopicName.SHARED, sha12=sha12)
+        if wanted:
+            self.connection.subscribe([(shared, TOPICS[TopicName.SHARED].qos)])
+        else:
+            self.connection.unsubscribe([shared])
 
     def next_req_id(self) -> str:
         """Unique: the connection counter never goes back, not even over a restart."""

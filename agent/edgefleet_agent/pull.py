@@ -96,6 +96,12 @@ class Pull:
         """More blocks to ask for."""
         self._todo |= dict.fromkeys(blocks)
 
+    def follow(self, block: int) -> None:
+        """A block came that others asked for: what comes behind it is next to be asked for, and the rest last."""
+        if block in self._todo:
+            later = [each for each in self._todo if each > block]
+            self._todo = dict.fromkeys(later) | self._todo
+
     def next_request(self, now: float, jitter: float | None = None) -> list[int] | None:
         """Blocks to name when it is time to ask, else None; call `unsent` when the request did not leave.
 

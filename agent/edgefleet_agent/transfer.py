@@ -47,6 +47,10 @@ class Host(Protocol):
         """Record an event."""
         ...
 
+    def listen(self, sha12: str, *, wanted: bool) -> None:
+        """Subscribe to a blob's shared topic, or leave it; a new connection listens to none."""
+        ...
+
 
 class Transfer:
     """One variant being pulled; `done` when every block is on disk."""
@@ -65,6 +69,7 @@ class Transfer:
         for file in self._files:
             self._by_sha12.setdefault(short_digest(file.layer.digest), []).append(file)
         self._epochs: dict[str, int] = {}
+        self._listening: set[str] = set()
         # A late refusal of an older request says nothing new.
         self._requests: OrderedDict[str, list[int]] = OrderedDict()
         self._large = [f for f in self._files if len(f.part.missing) >= HTTP_FROM_BLOCKS]
@@ -90,6 +95,8 @@ class Transfer:
             self._begin(now)
         if self._http is not None:
             self._take_http(self._http, now)
+        for digest in [digest for digest in self._listening if self._is_complete(digest)]:
+            self._leave(digest)
         self._ask(now)
 
     def take_counts(self) -> tuple[int, int]:
@@ -100,6 +107,8 @@ class Transfer:
 
     def close(self) -> None:
         """Stop both ways; what was verified stays on disk."""
+        for digest in list(self._listening):
+            self._leave(digest)
         for file, _ in self._by_file(self._pull.asked):
             # What the hub still holds would only be in the way of what comes next.
             self._host.request(Request(
@@ -115,6 +124,7 @@ class Transfer:
     def on_connected(self) -> None:
         """What was asked for before is lost."""
         self._pull.reconnected()
+        self._listening.clear()
         self._locating.clear()
         self._locate_until = None
 
@@ -129,6 +139,30 @@ class Transfer:
             raise TransferError(f"the server says {reply.status}: {reply.body.decode(errors='replace')[:200]}")
         if reply.status is Status.BUSY:
             self._pull.busy(self._requests[reply.req_id], reply.retry_after_s or 1.0, now)
+        elif reply.shared is not None:
+            self._hear(self._files[self._owners[self._requests[reply.req_id][0]]].layer.digest, wanted=reply.shared)
+
+    def _hear(self, digest: str, *, wanted: bool) -> None:
+        """Do as a hub says: get the blocks of a blob together with others, or alone."""
+        if wanted == (digest in self._listening) or self._is_complete(digest):
+            return
+        self._host.listen(short_digest(digest), wanted=wanted)
+        if wanted:
+            self._listening.add(digest)
+        else:
+            self._listening.discard(digest)
+
+    def _leave(self, digest: str) -> None:
+        """Nothing of this blob is wanted any more: the others need not wait for this device."""
+        self._listening.discard(digest)
+        self._host.listen(short_digest(digest), wanted=False)
+        self._host.request(Request(
+            req_id=self._host.next_req_id(), kind=RequestKind.BLOCKS, digest=digest, fresh=True
+        ))  # fmt: skip
+
+    def _is_complete(self, digest: str) -> bool:
+        parts = [file.part for file in self._by_sha12[short_digest(digest)]]
+        return all(part.verified_bytes == part.size_bytes for part in parts)
 
     def on_piece(self, sha12: str, piece: int, content: bytes, now: float) -> None:
         """Take a raw piece; raises TransferError when a block is damaged again and again, OSError of the disk."""
@@ -141,6 +175,8 @@ class Transfer:
 
     def _take_piece(self, file: LayerFile, piece: int, content: bytes, now: float) -> None:
         block = file.first + piece * PIECE_UNIT_BYTES // BLOCK_BYTES
+        if file.layer.digest in self._listening:
+            self._pull.follow(block)
         self._pull.arrived(block, len(content), now)
         added = file.part.add(piece, content)
         if added is None:
@@ -178,6 +214,7 @@ class Transfer:
                 blocks=tuple(ranges(block - file.first for block in blocks)),
                 credit_bytes=sum(self._sizes[block] for block in blocks),
                 fresh=self._epochs.get(digest) != self._pull.epoch,
+                shared=digest in self._listening,
             )
             self._epochs[digest] = self._pull.epoch
             if not self._host.request(request):

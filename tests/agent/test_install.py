@@ -64,6 +64,9 @@ class Host:
     def note(self, kind: str, _text: str) -> None:
         self.noted.append(kind)
 
+    def listen(self, sha12: str, *, wanted: bool) -> None:
+        raise AssertionError(f"nobody offered {sha12}: {wanted}")
+
     def install(self, *, resumed: bool = False) -> Install:
         target = DESIRED.deployment.target.model_copy(update={"index_digest": self.package.digest})
         deployment = DESIRED.deployment.model_copy(update={"target": target})

@@ -34,6 +34,7 @@ class Lab:
     def __init__(self, folder: Path, blobs: tuple[bytes, ...] = (MODEL, SMALL, EMPTY)) -> None:
         self.asked: list[Request] = []
         self.noted: list[tuple[str, str]] = []
+        self.heard: list[tuple[str, bool]] = []
         self.online = True
         self.number = 0
         files, first = [], 0
@@ -57,6 +58,9 @@ class Lab:
 
     def note(self, kind: str, text: str) -> None:
         self.noted.append((kind, text))
+
+    def listen(self, sha12: str, *, wanted: bool) -> None:
+        self.heard.append((sha12, wanted))
 
     def taken(self, kind: RequestKind) -> list[Request]:
         """Requests of a kind since the last call."""
@@ -377,3 +381,57 @@ def test_closing_ends_the_transfer_over_http(lab: Lab, http: RangeServer) -> Non
     assert pull is not None
     transfer.close()
     assert pull._ended.wait(5)
+
+
+def offered(lab: Lab, transfer: Transfer) -> Request:
+    """Ask, be offered what others get, and ask again; returns that request."""
+    transfer.tick(0.0)
+    (first,) = lab.taken(RequestKind.BLOCKS)
+    assert not first.shared
+    transfer.on_reply(Reply(req_id=first.req_id, status=Status.OK, shared=True), 0.1)
+    lab.send(transfer, digest_of(MODEL), 0, 0.2)
+    (second,) = lab.taken(RequestKind.BLOCKS)
+    return second
+
+
+def test_a_hub_offers_shared_delivery_and_the_device_listens_until_it_is_done(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, (MODEL,))
+    transfer = Transfer(lab.prepared, lab, None)
+    assert offered(lab, transfer).shared
+    assert lab.heard == [(short_digest(digest_of(MODEL)), True)]
+    for block in reversed(range(1, 21)):
+        lab.send(transfer, digest_of(MODEL), block, 0.3)
+    assert transfer.done
+    lab.asked.clear()
+    transfer.tick(0.4)
+    assert lab.heard[1:] == [(short_digest(digest_of(MODEL)), False)]
+    (left,) = lab.taken(RequestKind.BLOCKS)
+    assert (left.blocks, left.shared) == ((), False)
+    transfer.close()
+    assert lab.whole()
+
+
+def test_a_device_asks_behind_what_the_others_get_and_for_the_beginning_last(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, (MODEL,))
+    transfer = Transfer(lab.prepared, lab, None)
+    second = offered(lab, transfer)
+    lab.asked.append(second)
+    lab.send(transfer, digest_of(MODEL), 12, 0.3)
+    order = [block for _, block in lab.serve(transfer, 0.4)]
+    assert sorted(order) == [*range(1, 12), *range(13, 21)]
+    before = [block for first, count in second.blocks for block in range(first, first + count)]
+    assert order[len(before)] == 13, "what comes behind"
+    assert order[-1] == 11
+    assert transfer.done
+
+
+def test_a_device_told_to_leave_asks_for_itself_and_a_new_connection_listens_to_nothing(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, (MODEL,))
+    transfer = Transfer(lab.prepared, lab, None)
+    second = offered(lab, transfer)
+    transfer.on_reply(Reply(req_id=second.req_id, status=Status.OK, shared=False), 0.3)
+    assert [wanted for _, wanted in lab.heard] == [True, False]
+    transfer.on_reply(Reply(req_id=second.req_id, status=Status.OK, shared=True), 0.4)
+    transfer.on_connected()
+    transfer.tick(0.5)
+    assert not any(request.shared for request in lab.taken(RequestKind.BLOCKS))

@@ -101,6 +101,10 @@ class ScriptedHub:
         """Record an event."""
         self.events.append(f"{kind}: {text}")
 
+    def listen(self, sha12: str, *, wanted: bool) -> None:
+        """No hub here offers shared delivery."""
+        raise AssertionError(f"listens to {sha12}: {wanted}")
+
     def _answer(self, request: Request) -> list[Delivery]:
         if request.kind not in (RequestKind.METADATA, RequestKind.BLOCKS) or request.digest is None:
             return [Delivery(Reply(req_id=request.req_id, status=Status.GONE))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgefleet_demo.broker import BrokerKind
-from fleet_lab import Lab, LabOpener, write_lab_package
+from fleet_lab import Lab, LabOpener, server_command, write_lab_package
 from flipping_proxy import FlippingProxy
 
 LARGE = 32_768  # hidden units: 9.7 MB of weights
@@ -109,3 +109,21 @@ def test_a_blob_damaged_on_the_server_is_never_loaded(lab: Lab, tmp_path: Path) 
     assert "came damaged again and again" in str(row.reason)
     assert row.bad_blocks >= 5
     assert row.digest is None
+
+
+def test_what_three_devices_wait_for_leaves_the_hub_once(lab_opener: LabOpener, tmp_path: Path) -> None:
+    lab = lab_opener()
+    lab.server.stop()
+    command = [*server_command(lab.data, lab.broker, 3.0), "--shared-delivery"]
+    lab.server = lab.group.start("server", command)
+    names = ("pi-1", "pi-2", "pi-3")
+    for name in names:
+        lab.start_agent(name)
+    lab.wait_for_devices(*names)
+    generations = lab.deploy(write_lab_package(tmp_path / "p", hidden=LARGE))
+    assert lab.wait_for_outcomes(generations) == dict.fromkeys(names, "committed")
+    total = lab.device("pi-1").total_bytes
+    assert total is not None
+    # Each alone would be 3; who begins late gets the beginning alone.
+    assert sum(lab.settled_sent_bytes(name) for name in names) < 2.2 * total
+    assert all(lab.device(name).bad_blocks == 0 for name in names)

@@ -19,6 +19,7 @@ from edgefleet.protocol.topics import HUB_USERS, SERVER_USER, TOPICS, Role, Topi
 FLEET = "home"
 LINES = [line for line in access_list(FLEET).splitlines() if line]
 ROLES = {SERVER_USER: (Role.SERVER, Role.HUB), **dict.fromkeys(HUB_USERS, (Role.HUB,))}
+OF_DEVICES = [name for name, row in TOPICS.items() if "{device}" in row.pattern]
 FILES = BrokerFiles(
     *(Path("/etc/edgefleet") / name for name in ("ca-chain.crt", "broker.crt", "broker.key", "crl.pem"))
 )
@@ -49,7 +50,7 @@ def address(name: TopicName, device: str, fleet: str = FLEET) -> str:
     return topics.topic_for(fleet, name, device, sha12="0" * 12)
 
 
-@pytest.mark.parametrize("name", TopicName)
+@pytest.mark.parametrize("name", OF_DEVICES)
 def test_a_device_touches_its_own_topics_in_the_tables_direction_only(name: TopicName) -> None:
     row = TOPICS[name]
     assert may("pi", "write", address(name, "pi")) == (row.writer is Role.DEVICE)
@@ -65,7 +66,7 @@ def test_a_device_touches_its_own_topics_in_the_tables_direction_only(name: Topi
 
 
 @pytest.mark.parametrize("user", ROLES)
-@pytest.mark.parametrize("name", TopicName)
+@pytest.mark.parametrize("name", OF_DEVICES)
 def test_the_servers_own_do_what_their_roles_do_for_every_device(name: TopicName, user: str) -> None:
     row, roles = TOPICS[name], ROLES[user]
     for device in ("pi", "nuc"):
@@ -75,15 +76,23 @@ def test_the_servers_own_do_what_their_roles_do_for_every_device(name: TopicName
         assert not may(user, "read", address(name, device, "office"))
 
 
-@pytest.mark.parametrize("name", TopicName)
+@pytest.mark.parametrize("name", OF_DEVICES)
 def test_the_removal_touches_what_is_retained_and_nothing_else(name: TopicName) -> None:
     for verb in ("write", "read"):
         assert may(REMOVAL_USER, verb, address(name, "pi")) == TOPICS[name].retained
 
 
+def test_shared_pieces_are_written_by_hubs_and_read_by_everyone_of_the_fleet() -> None:
+    for user in ("pi", "nuc", *ROLES):
+        assert may(user, "read", address(TopicName.SHARED, ""))
+        assert may(user, "write", address(TopicName.SHARED, "")) == (user in ROLES)
+        assert not may(user, "read", address(TopicName.SHARED, "", "office"))
+
+
 def test_no_line_grants_everything() -> None:
     assert not any("#" in line for line in LINES)
-    assert all("%u" in line for line in LINES if line.startswith("pattern "))
+    for_all = f"pattern read {topics.filter_for(FLEET, TopicName.SHARED)}"
+    assert all("%u" in line or line == for_all for line in LINES if line.startswith("pattern "))
     assert {line.split(" ")[0] for line in LINES} == {"user", "topic", "pattern"}
 
 

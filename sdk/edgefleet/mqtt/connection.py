@@ -129,6 +129,11 @@ class Connection:
         if self._client is not None:
             self._client.subscribe_all(filters)
 
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Ask for these no more."""
+        if self._client is not None and self.connected:
+            self._client.unsubscribe(list(filters))
+
     def connect_now(self, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         """Connect once within `timeout_s`; raises TransportError. For commands that must not wait for ever."""
         deadline = self._clock() + timeout_s

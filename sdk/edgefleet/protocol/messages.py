@@ -144,6 +144,8 @@ class Request(Message):
     """Ranges (first block, number of blocks), in the order in which they are wanted."""
     credit_bytes: Annotated[int, Field(ge=0, le=MAX_CREDIT_BYTES)] = 0
     fresh: bool = False
+    shared: bool = False
+    """The device listens to the blob's shared topic as well."""
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
@@ -178,6 +180,8 @@ class Reply(Message):
     parts: Annotated[int, Field(ge=1)] = 1
     body: bytes = b""
     """base64url in JSON."""
+    shared: bool | None = None
+    """To a request for blocks: whether to listen to the blob's shared topic from now on; null: as before."""
 
 
 class Latency(Part):

@@ -61,6 +61,8 @@ class TopicName(StrEnum):
     """Answers to requests: status, and metadata in parts."""
     BLOCKS = "blocks"
     """Raw pieces of blobs."""
+    SHARED = "shared"
+    """Raw pieces of a blob that several devices wait for, once for all who listen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Topic:
     reader: Role
     qos: int
     retained: bool
+    standing: bool = True
+    """Its reader listens from the start, not on demand."""
 
 
 TOPICS: dict[TopicName, Topic] = {
@@ -87,6 +91,7 @@ TOPICS: dict[TopicName, Topic] = {
     TopicName.REQUEST: Topic("req/{shard}/{device}", Role.DEVICE, Role.HUB, 1, False),
     TopicName.REPLY: Topic("d/{device}/reply", Role.HUB, Role.DEVICE, 0, False),
     TopicName.BLOCKS: Topic("d/{device}/b/{sha12}/{n}", Role.HUB, Role.DEVICE, 0, False),
+    TopicName.SHARED: Topic("s/{sha12}/{n}", Role.HUB, Role.DEVICE, 0, False, standing=False),
 }
 
 
@@ -100,7 +105,7 @@ _MATCHERS = {name: _matcher(topic.pattern) for name, topic in TOPICS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A topic taken apart; `piece` and `sha12` are set for blocks only."""
+    """A topic taken apart; `piece` and `sha12` are set for blocks only, `device` is empty for shared ones."""
 
     name: TopicName
     device: str
@@ -126,7 +131,7 @@ def check_name(kind: str, name: str) -> str:
 
 
 def topic_for(fleet: str, name: TopicName, device: str, *, sha12: str = "", piece: int = 0) -> str:
-    """The topic of one device, ready to publish to."""
+    """The topic of one device, or of all when the pattern names none, ready to publish to."""
     body = TOPICS[name].pattern.format(device=device, shard=shard_of(device), sha12=sha12, n=piece)
     return f"{PREFIX}/{fleet}/{body}"
 
@@ -136,15 +141,17 @@ def shard_of(device: str) -> int:
     return zlib.crc32(device.encode()) % SHARDS
 
 
-def filter_for(fleet: str, name: TopicName, device: str | None = None) -> str:
-    """Subscription filter of one device's topic, or of every device's when `device` is None."""
-    body = re.sub(r"\{(\w+)\}", lambda m: device if m[1] == "device" and device else "+", TOPICS[name].pattern)
+def filter_for(fleet: str, name: TopicName, device: str | None = None, *, sha12: str | None = None) -> str:
+    """Subscription filter of one device's topic (or every device's) and of one blob (or every one)."""
+    given = {"device": device, "sha12": sha12}
+    body = re.sub(r"\{(\w+)\}", lambda m: given.get(m[1]) or "+", TOPICS[name].pattern)
     return f"{PREFIX}/{fleet}/{body}"
 
 
 def filters_read_by(role: Role, fleet: str, device: str | None = None) -> list[tuple[str, int]]:
-    """(filter, QoS) of everything that a role reads, in the table's order."""
-    return [(filter_for(fleet, name, device), row.qos) for name, row in TOPICS.items() if row.reader is role]
+    """(filter, QoS) of everything that a role reads from the start, in the table's order."""
+    rows = TOPICS.items()
+    return [(filter_for(fleet, name, device), row.qos) for name, row in rows if row.reader is role and row.standing]
 
 
 def parse(fleet: str, topic: str) -> Address | None:
@@ -156,7 +163,7 @@ def parse(fleet: str, topic: str) -> Address | None:
         if match := matcher.fullmatch(body):
             fields = match.groupdict()
             piece = int(fields["n"]) if "n" in fields else None
-            return Address(name, fields["device"], fields.get("sha12"), piece)
+            return Address(name, fields.get("device", ""), fields.get("sha12"), piece)
     return None
 
 

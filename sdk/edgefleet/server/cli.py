@@ -38,6 +38,12 @@ _sharing = click.option(
 _blob_url = click.option(
     "--blob-url", metavar="TEMPLATE", help="Where devices get blobs over HTTP: https://HOST/…/{digest}."
 )
+_shared_delivery = click.option(
+    "--shared-delivery",
+    is_flag=True,
+    help="Send blocks that several devices wait for once, to all of them: for a thin line between hub and broker. "
+    "Needs --rate-limit and a single hub.",
+)
 
 
 @click.command("server")
@@ -47,6 +53,7 @@ _blob_url = click.option(
 @_rate
 @_device_rate
 @_hubs
+@_shared_delivery
 @click.option(
     "--own-hubs", type=click.IntRange(0, 8), metavar="N", help="How many of the hubs this server starts. [default: all]"
 )
@@ -56,6 +63,7 @@ _blob_url = click.option(
 def server(
     data: Path, broker: str, rate_limit: float | None, device_rate_limit: float | None, hubs: int,
     own_hubs: int | None, http: str | None, blob_url: str | None, *, tls: bool, shared: bool | None,
+    shared_delivery: bool,
 ) -> None:  # fmt: skip
     """Serve a fleet: packages, telemetry and desired states over the MQTT broker."""
     from edgefleet.cli import stop_on_signals
@@ -66,6 +74,7 @@ def server(
     from edgefleet.server.service import Server, ServerSettings
 
     stop = stop_on_signals()
+    _check_shared_delivery(rate_limit, device_rate_limit, hubs, wanted=shared_delivery)
     # Before the folder is locked: a wrong name must not leave one behind.
     fleet_of(data)
     address = BrokerAddress.parse(broker)
@@ -78,6 +87,7 @@ def server(
     arguments += [] if rate_limit is None else ["--rate-limit", str(rate_limit)]
     arguments += [] if device_rate_limit is None else ["--device-rate-limit", str(device_rate_limit)]
     arguments += [] if shared is None else ["--shared" if shared else "--sharded"]
+    arguments += ["--shared-delivery"] if shared_delivery else []
     arguments += [] if template is None else ["--blob-url", template]
     arguments += [] if listen is None else ["--sign-urls"]
     settings = ServerSettings(data, address, tls, hubs if own_hubs is None else min(own_hubs, hubs), arguments)
@@ -94,12 +104,13 @@ def server(
 @_device_rate
 @_hubs
 @_sharing
+@_shared_delivery
 @_blob_url
 @click.option("--sign-urls", is_flag=True, help="Sign the addresses: they are a server's own (`server --http`).")
 @click.option("--parent", type=int, hidden=True, help="Process id of the server that starts this hub.")
 def hub(
     data: Path, broker: str, name: str, rate_limit: float | None, device_rate_limit: float | None, hubs: int,
-    blob_url: str | None, parent: int | None, *, tls: bool, shared: bool | None, sign_urls: bool,
+    blob_url: str | None, parent: int | None, *, tls: bool, shared: bool | None, sign_urls: bool, shared_delivery: bool,
 ) -> None:  # fmt: skip
     """Answer devices' requests beside a server, or elsewhere from a copy of its folder.
 
@@ -111,6 +122,7 @@ def hub(
     from edgefleet.server.hub_process import HubProcess, HubSettings, Sharing, die_with_parent
     from edgefleet.server.locate import Locator, check_template, load_key
 
+    _check_shared_delivery(rate_limit, device_rate_limit, hubs, wanted=shared_delivery)
     if parent is not None:
         die_with_parent(parent)
     stop = stop_on_signals()
@@ -121,9 +133,25 @@ def hub(
         locator = Locator(check_template(blob_url), load_key(data) if sign_urls else None)
     sharing = {None: Sharing.AUTO, True: Sharing.SHARED, False: Sharing.SHARDED}[shared]
     settings = HubSettings(
-        data, address, name, hubs, tls, sharing, _bytes(rate_limit), _bytes(device_rate_limit), locator
-    )
+        data, address, name, hubs, tls, sharing, _bytes(rate_limit), _bytes(device_rate_limit), locator,
+        shared_delivery,
+    )  # fmt: skip
     HubProcess(settings, None if parent is None else Pipe(0, 1)).run(stop)
+
+
+def _check_shared_delivery(rate: float | None, device_rate: float | None, hubs: int, *, wanted: bool) -> None:
+    """All get it at the same pace, and each hub would send it once more."""
+    if not wanted:
+        return
+    found = None
+    if rate is None:
+        found = "without --rate-limit nothing says how much the line to the broker carries"
+    elif device_rate is not None:
+        found = "--device-rate-limit asks for a pace of each device's own"
+    elif hubs > 1:
+        found = f"{hubs} hubs would send everything {hubs} times"
+    if found is not None:
+        raise InputError("reading --shared-delivery", found, "give --rate-limit, and leave out the others")
 
 
 def _bytes(megabytes: float | None) -> float | None:

@@ -13,6 +13,7 @@ from edgefleet.package.digest import BLOCK_BYTES, block_count
 from edgefleet.protocol.messages import MAX_CREDIT_BYTES, REPLY_PART_BYTES, Request
 from edgefleet.server.budget import REMEMBERED_DEVICES, TokenBucket
 from edgefleet.server.hub_work import Answer, Outstanding, Part, Piece, Work, block_size
+from edgefleet.server.shared_delivery import LOOK_AGAIN_S, SharedDelivery
 
 REMEMBERED_REQUESTS = 32
 BLOBS_AT_ONCE = 32
@@ -29,8 +30,11 @@ MAX_QUEUE_S = 20.0
 class Hub:
     """Queues by device; `next_part` and `next_piece` pick, round-robin between devices."""
 
-    def __init__(self, bucket: TokenBucket, device_rate_bytes_per_s: float | None = None) -> None:
-        """`bucket` limits all devices together, the rate each of them."""
+    def __init__(
+        self, bucket: TokenBucket, device_rate_bytes_per_s: float | None = None, shared: SharedDelivery | None = None
+    ) -> None:
+        """`bucket` limits all devices together, the rate each of them; `shared` None sends each its own."""
+        self.shared = shared or SharedDelivery(offers=False)
         self.piece_bytes = BLOCK_BYTES
         self.part_bytes = REPLY_PART_BYTES
         self._bucket = bucket
@@ -46,6 +50,7 @@ class Hub:
         self._parts_in_a_row = 0
         self._answer_bytes = 0
         self._queued_blocks = 0
+        self._held_until = 0.0
 
     @property
     def idle(self) -> bool:
@@ -83,6 +88,8 @@ class Hub:
         if request.digest not in work.blobs and len(work.blobs) >= BLOBS_AT_ONCE:
             return f"blocks of more than {BLOBS_AT_ONCE} blobs at once"
         self._remember(device, request.req_id)
+        self._held_until = 0.0
+        blocks = self.shared.asked(device, request, blocks, size_bytes)
         self._add(work, request, request.digest, size_bytes, blocks)
         self._take_place(device, work)
         return None
@@ -122,7 +129,7 @@ class Hub:
         queue.req_id = request.req_id
         if request.fresh:
             queue.blocks.clear()
-            queue.sent_of_first = 0
+            queue.sent_of_first, queue.first_shared = 0, False
         queue.blocks.extend(blocks)
         # A device that asks without waiting gets what fits one credit for all its blobs, the newest last and first to
         # be dropped, but for one block of each: it shall not fill the queue that all have to share.
@@ -154,10 +161,12 @@ class Hub:
         """Drop everything that waits: the broker is gone, and every device will ask anew."""
         for device in list(self._work):
             self._drop(device)
+        self.shared.clear()
 
     def forget(self, device: str) -> None:
         """Drop what waits for a device that has gone."""
         self._drop(device)
+        self.shared.forget(device)
         self._seen.pop(device, None)
 
     def withdraw(self, digest: str) -> list[tuple[str, str]]:
@@ -193,8 +202,10 @@ class Hub:
     def wait_s(self, now: float) -> float | None:
         """Seconds until there is something to send, or None when nothing is queued."""
         self._wake(now)
-        if self._asking or self._pulling:
+        if self._asking:
             return self._bucket.wait_s(now)
+        if self._pulling:
+            return max(self._bucket.wait_s(now), self._held_until - now)
         if self._resting:
             return max(self._resting[0][0] - now, self._bucket.wait_s(now))
         return None
@@ -223,24 +234,51 @@ class Hub:
     def next_piece(self, now: float) -> Piece | None:
         """The next piece of a blob to send, or None when nothing is due yet."""
         self._wake(now)
-        if not self._pulling or self._bucket.wait_s(now) > 0:
+        if not self._pulling or now < self._held_until or self._bucket.wait_s(now) > 0:
             return None
         self._parts_in_a_row = 0
-        device, _ = self._pulling.popitem(last=False)
+        for _ in range(len(self._pulling)):
+            device, _ = self._pulling.popitem(last=False)
+            digest, queue = next(iter(self._work[device].blobs.items()))
+            if queue.sent_of_first or self._may_go(device, digest, queue, now):
+                return self._cut(device, digest, queue, now)
+            self._pulling[device] = None
+        self._held_until = now + LOOK_AGAIN_S
+        return None
+
+    def _may_go(self, device: str, digest: str, queue: Outstanding, now: float) -> bool:
+        """Whether the first block may go now, to its device or to everyone who lacks it."""
+        block = queue.blocks[0]
+        receivers = self.shared.receivers(
+            device, digest, block, lambda each: (q := self._queue(each, digest)) is not None and block in q.blocks, now
+        )
+        queue.first_shared = len(receivers) > 1
+        for each in receivers:
+            if each != device and (theirs := self._queue(each, digest)) is not None and theirs.drop(block):
+                self._queued_blocks -= 1
+                if not theirs.blocks:
+                    del self._work[each].blobs[digest]
+                self._take_place(each, self._work[each])
+        return bool(receivers)
+
+    def _queue(self, device: str, digest: str) -> Outstanding | None:
+        work = self._work.get(device)
+        return None if work is None else work.blobs.get(digest)
+
+    def _cut(self, device: str, digest: str, queue: Outstanding, now: float) -> Piece:
         work = self._work[device]
-        digest, queue = next(iter(work.blobs.items()))
-        block, skipped = queue.blocks[0], queue.sent_of_first
+        block, skipped, shared = queue.blocks[0], queue.sent_of_first, queue.first_shared
         whole = block_size(queue.size, block)
         size = min(self.piece_bytes, whole - skipped)
         queue.sent_of_first += size
         if queue.sent_of_first >= whole:
             queue.blocks.popleft()
-            queue.sent_of_first = 0
+            queue.sent_of_first, queue.first_shared = 0, False
             self._queued_blocks -= 1
         if not queue.blocks:
             del work.blobs[digest]
         self._account(device, work, size, now)
-        return Piece(device, digest, block * BLOCK_BYTES + skipped, size, queue.req_id)
+        return Piece(device, digest, block * BLOCK_BYTES + skipped, size, queue.req_id, shared)
 
     def _account(self, device: str, work: Work, size: int, now: float) -> None:
         """Take bytes from the buckets; the device goes to the end of its turns, or rests."""

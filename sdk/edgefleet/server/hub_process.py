@@ -29,6 +29,7 @@ from edgefleet.server.hub_link import FromHub, Pipe, Renewal, ToHub
 from edgefleet.server.locate import Locator
 from edgefleet.server.packet_limit import HEADROOM_BYTES, PacketLimit
 from edgefleet.server.requests import Requests
+from edgefleet.server.shared_delivery import SharedDelivery
 
 POLL_S = 0.2
 REPORT_EVERY_S = 0.5
@@ -62,6 +63,8 @@ class HubSettings:
     rate_bytes_per_s: float | None = None
     device_rate_bytes_per_s: float | None = None
     locator: Locator | None = None
+    shared_delivery: bool = False
+    """Blocks that several devices wait for are sent once."""
 
     @property
     def number(self) -> int:
@@ -99,7 +102,8 @@ class HubProcess:
         alone = settings.hubs == 1 or settings.sharing is Sharing.SHARDED
         self._group = None if alone else share_group(settings.data)
         now = time.monotonic()
-        self.hub = Hub(TokenBucket(settings.rate_bytes_per_s, now), settings.device_rate_bytes_per_s)
+        shared = SharedDelivery(offers=settings.shared_delivery)
+        self.hub = Hub(TokenBucket(settings.rate_bytes_per_s, now), settings.device_rate_bytes_per_s, shared)
         self.limit = PacketLimit(remembered_piece_bytes(settings.data, str(settings.address)))
         self.requests = Requests(
             settings.data, self._fleet, self.hub, self.limit, self._publish,

@@ -22,6 +22,8 @@ class Piece:
     size: int
     req_id: str
     """Of the device's latest request for this blob."""
+    shared: bool = False
+    """It goes to everyone who listens."""
 
     @property
     def block(self) -> int:
@@ -63,6 +65,17 @@ class Outstanding:
     req_id: str
     blocks: deque[int] = field(default_factory=deque)
     sent_of_first: int = 0
+    first_shared: bool = False
+    """The pieces of the first block go to everyone who listens."""
+
+    def drop(self, block: int) -> bool:
+        """Take a block out; whether it was there."""
+        if block not in self.blocks:
+            return False
+        if self.blocks[0] == block:
+            self.sent_of_first, self.first_shared = 0, False
+        self.blocks.remove(block)
+        return True
 
 
 @dataclass(slots=True)

@@ -174,6 +174,8 @@ class Requests:
 
     def send_due(self, connection: Connection) -> None:
         """Publish what is due while the socket takes it; the rest waits for the next turn."""
+        for device, req_id, listen in self._hub.shared.take_news():
+            self._say(device, messages.Reply(req_id=req_id, status=Status.OK, shared=listen))
         for _ in range(SENDS_PER_TURN):
             if not connection.writable:
                 return
@@ -206,7 +208,8 @@ class Requests:
             return True
         units = piece.offset // topics.PIECE_UNIT_BYTES
         sha12 = topics.short_digest(piece.digest)
-        topic = topics.topic_for(self._fleet, TopicName.BLOCKS, piece.device, sha12=sha12, piece=units)
+        name = TopicName.SHARED if piece.shared else TopicName.BLOCKS
+        topic = topics.topic_for(self._fleet, name, piece.device, sha12=sha12, piece=units)
         if self._publish(Outgoing(topic, content, 0, retained=False)):
             self._hub.count_sent(piece)
             self._budget.served(piece.device, piece.size)
