@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgefleet.errors import InputError
+from edgefleet.errors import InputError, short_line
 
 
 class _Section(BaseModel):
@@ -80,7 +80,7 @@ def load(path: Path) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(doing, f"{where}: {first['msg']}", "compare with edgefleet-agent.toml") from error
+        raise InputError(doing, short_line(f"{where}: {first['msg']}"), "compare with edgefleet-agent.toml") from error
     folder = path.parent
     source = settings.source.model_copy(update={"path": folder / settings.source.path})
     below = {name: folder / getattr(settings, name) for name in ("identity", "state_folder", "root")}

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+MAX_QUOTED_CHARS = 400
+
 
 def one_line(text: str) -> str:
     """Text of a peer's making, fit for a terminal and a log: whatever is no printable character is written out.
@@ -25,6 +27,11 @@ def one_line(text: str) -> str:
     A line break would forge a second line, an escape sequence write on a person's screen.
     """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def short_line(text: str) -> str:
+    """`one_line` of what quotes a peer's own words: no more of it than a person reads."""
+    return one_line(text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}…")
 
 
 class EdgefleetError(Exception):

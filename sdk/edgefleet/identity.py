@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgefleet.durable import write_private
-from edgefleet.errors import InputError
+from edgefleet.errors import InputError, short_line
 from edgefleet.protocol.record import Name
 
 IDENTITY_FILE = "identity.json"
@@ -110,7 +110,7 @@ def load(folder: Path) -> DeviceIdentity:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(doing, f"{where}: {first['msg']}", "enrol this device again") from error
+        raise InputError(doing, short_line(f"{where}: {first['msg']}"), "enrol this device again") from error
     identity = DeviceIdentity(
         fleet=entry.fleet,
         device=entry.device,

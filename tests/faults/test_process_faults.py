@@ -48,7 +48,10 @@ class Kill:
         return f"{' and '.join(self.who)} at {self.share:.0%}"
 
 
-WHO = [("broker",), ("hub",), ("broker", "hub"), ("server",), ("broker", "server"), ("broker", "device")]
+WHO = [
+    ("broker",), ("hub",), ("broker", "hub"), ("hub for 5 s",), ("broker", "hub for 5 s"), ("server",),
+    ("broker", "server"), ("broker", "device"),
+]  # fmt: skip
 KILLS = [Kill(who, share) for who in WHO for share in (0.0, 0.1, 0.5, 0.9)]
 
 
@@ -70,8 +73,19 @@ def kill(who: str, lab: Lab, patient: Patient) -> Callable[[], object]:
     if who == "device":
         patient.stop()
         return patient.start
-    os.kill(hub_of(lab), signal.SIGKILL)
+    hub = hub_of(lab)
+    if who == "hub for 5 s":
+        # Its server would start another at once: this one stands still, and is killed 5 s later.
+        os.kill(hub, signal.SIGSTOP)
+        return lambda: kill_later(hub)
+    os.kill(hub, signal.SIGKILL)
     return lambda: None  # the server starts it again
+
+
+def kill_later(process: int) -> None:
+    """SIGKILL after 5 s."""
+    time.sleep(5)
+    os.kill(process, signal.SIGKILL)
 
 
 def pulled(lab: Lab, name: str) -> float:

@@ -226,10 +226,11 @@ def test_numbers_that_are_none_are_refused_at_the_wire(value: str) -> None:
 
 def test_the_reason_is_one_line_whatever_the_peer_wrote() -> None:
     content = json.loads(golden("facts"))
-    content["machine"]["runtimes"] = {"a\nb": "1"}
+    content["machine"]["runtimes"] = {f"a\nb{'x' * 20_000}": "1"}
     with pytest.raises(MessageError) as caught:
         messages.Facts.decode(json.dumps(content).encode())
     assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 500
 
 
 JSON = st.recursive(

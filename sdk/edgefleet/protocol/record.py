@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgefleet.errors import short_line
 from edgefleet.protocol.topics import NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
@@ -53,6 +54,5 @@ class Message(Part):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "payload"
-            # A peer chooses the keys: no line break of its gets into our log.
-            text = " ".join(f"{cls.__name__}: {where}: {first['msg']}".split())
-            raise MessageError(text) from error
+            # A peer chooses the keys.
+            raise MessageError(short_line(f"{cls.__name__}: {where}: {first['msg']}")) from error
