@@ -1,6 +1,6 @@
 """A device that installs one package version up to its self-test: the agent's own `Install` on a real connection.
 
-It is the agent's code path for metadata, requests, credit, pieces, sha256, write, fsync and the hash of the whole,
+It is the agent's code path for metadata, requests, credit, pieces, sha256 of each block, write, fsync and rename,
 without acceptance, trust, worker and telemetry. As a program it says `ready` once connected, waits for a line,
 installs, and prints one JSON line; what happens on the way (`lost`, `connected`, `piece` after a silence) is printed
 with the monotonic time, which all processes of a machine share.

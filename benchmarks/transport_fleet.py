@@ -22,6 +22,7 @@ import numpy as np
 
 from edgefleet.package.layout import Package, write_package
 from edgefleet.package.manifest import Golden, TensorSpec, VariantFiles, VariantSpec
+from edgefleet.protocol.access import SERVICE_ENVIRONMENT
 from edgefleet.server.data_folder import STORE_FILE
 from edgefleet.server.publishing import import_package
 from edgefleet.server.store import Store
@@ -90,7 +91,9 @@ class Fleet:
         program = find_mosquitto()
         if program is None:
             raise RuntimeError("mosquitto (a system package) is not installed")
-        process = self.group.start("broker", [program, "-c", str(self._configuration)])
+        # As its service starts it.
+        environment = [f"{name}={value}" for name, value in SERVICE_ENVIRONMENT.items()]
+        process = self.group.start("broker", ["env", *environment, program, "-c", str(self._configuration)])
         wait(lambda: _listens(self.host, self.port), "the broker")
         self.broker_process = process
         return process

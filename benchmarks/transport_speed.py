@@ -3,9 +3,8 @@
     python benchmarks/transport_speed.py [CASE …]      cases: tls plain fifty long thin
 
 Ours is the agent's own `Install` in a small process (`transport_device`), from before it reserves the disk until its
-files are synced, hashed by block and as a whole, and renamed into a slot; nginx's client hashes once, writes and
-syncs. Each pair is measured one after the other in one run, ours first and second in turn; the ratio is the median of
-the pairs'.
+files are verified block by block, synced and renamed into a slot; nginx's client hashes once, writes and syncs. Each
+pair is measured one after the other in one run, ours first and second in turn; the ratio is the median of the pairs'.
 Folders are in memory where the machine has /dev/shm, so that no disk is measured. Needs mosquitto and nginx; `long`
 and `thin` need root and /dev/net/tun.
 """

@@ -73,8 +73,7 @@ class Installer:
         if install is None:
             self._tidy()
             return
-        if hold_downloads and install.state is State.DOWNLOADING:
-            return
+        install.hold(held=hold_downloads)
         try:
             with translated(install.desired.deployment.deployment_id):
                 install.tick(now)

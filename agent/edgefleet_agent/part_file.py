@@ -14,7 +14,6 @@ from pathlib import Path
 
 from edgefleet.package.digest import BLOCK_BYTES, DIGEST_BYTES, block_count, block_digests
 from edgefleet.protocol.topics import PIECE_UNIT_BYTES
-from edgefleet_agent.whole_digest import WholeDigest
 
 # What a peer that sends the beginnings of many blocks may occupy: 7.5 MiB, and twice what may be in flight.
 MAX_INCOMPLETE = 128
@@ -57,8 +56,6 @@ class PartFile:
         self.verified: set[int] = set()
         self.verified_bytes = 0
         """Bytes on disk that match their digests."""
-        self._first_missing = 0
-        self._whole = WholeDigest(self._stream)
         if existing:
             self._rehash(cancelled)
 
@@ -122,26 +119,15 @@ class PartFile:
         if os.pwrite(self._stream.fileno(), content, block * BLOCK_BYTES) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._note_verified(block)
-        self._hash_what_is_final()
         return True
-
-    def _hash_what_is_final(self) -> None:
-        """A verified block is never written again, so the whole can be hashed up to the first missing one."""
-        while self._first_missing in self.verified:
-            self._first_missing += 1
-        self._whole.follow(min(self._first_missing * BLOCK_BYTES, self.size_bytes))
 
     def abandon(self) -> None:
         """Close without waiting for the disk; what did not reach it is found missing by re-hashing."""
         self._stream.close()
 
-    def close(self) -> str:
-        """Flush to disk and close; returns the content address of all that the file holds, read back from it.
-
-        Raises OSError, and the file is gone then.
-        """
+    def close(self) -> None:
+        """Flush to disk and close; raises OSError, and the file is gone then."""
         try:
-            digest = self._whole.finish(self.size_bytes)
             os.fsync(self._stream.fileno())
         except OSError:
             # The kernel forgets what it could not write: re-hashing would read it from memory, and believe it.
@@ -149,4 +135,3 @@ class PartFile:
             raise
         finally:
             self._stream.close()
-        return digest

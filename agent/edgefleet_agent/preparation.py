@@ -87,8 +87,9 @@ def prepare(
 
 def finish(slots: Slots, digest: str, manifest_bytes: bytes, digests: bytes, prepared: Prepared) -> VariantSpec:
     """Put what is complete on disk for good and make a slot of it; raises SlotDamagedError or OSError."""
-    hashed = {file.part.path.name: file.part.close() for file in prepared.files}
-    return slots.finish(digest, manifest_bytes, digests, hashed)
+    for file in prepared.files:
+        file.part.close()
+    return slots.finish(digest, manifest_bytes, digests)
 
 
 def _abandon(files: Iterable[LayerFile]) -> None:

@@ -1,6 +1,6 @@
 """Variants on disk: one folder each, and `current`, a link that is switched by one atomic rename.
 
-A folder appears under `slots/` only when every file in it matched its digest. It knows nothing of the lifecycle.
+A folder appears under `slots/` only when every block in it matched its digest. It knows nothing of the lifecycle.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -86,22 +85,14 @@ class Slots:
         for name, content in zip(_DESCRIPTION, (manifest_bytes, block_digests), strict=True):
             (staging / name).write_bytes(content)
 
-    def finish(
-        self, digest: str, manifest_bytes: bytes, block_digests: bytes, hashed: Mapping[str, str] | None = None
-    ) -> VariantSpec:
-        """Make a slot of a staging folder whose part files are complete and durable; each is hashed once as a whole.
+    def finish(self, digest: str, manifest_bytes: bytes, block_digests: bytes) -> VariantSpec:
+        """Make a slot of a staging folder whose part files are complete, verified block by block, and durable.
 
-        `hashed` are the content addresses, by name, of part files that were read back just now; others are hashed
-        here. Raises SlotDamagedError (the file that does not match is gone then) or OSError.
+        Raises SlotDamagedError (its settings are none) or OSError.
         """
-        known = hashed or {}
         staging, slot = self.staging(digest), self.path(digest)
         for layer in layers_to_pull(Manifest.model_validate_json(manifest_bytes)):
-            part = self.part(staging, layer)
-            if (known.get(part.name) or digest_of_file(part)) != layer.digest:
-                part.unlink()
-                raise SlotDamagedError(f"{file_name(layer)} does not match its digest")
-            part.replace(staging / file_name(layer))
+            self.part(staging, layer).replace(staging / file_name(layer))
         durable.write_file(staging / BLOCKS_FILE, block_digests)
         # Its fsync of the folder makes the renames before it durable too.
         durable.write_file(staging / MANIFEST_FILE, manifest_bytes)

@@ -57,6 +57,8 @@ class Transfer:
 
     def __init__(self, prepared: Prepared, host: Host, http: HttpAccess | None) -> None:
         """Nothing is asked for before `tick`; `http` None means never over HTTP."""
+        self.held = False
+        """While it is set, nothing more is asked for, nor read over HTTP; what is under way over MQTT comes in."""
         self._pulled_bytes = 0
         self._bad_blocks = 0
         self._files = prepared.files
@@ -87,10 +89,13 @@ class Transfer:
 
     def descriptors(self) -> list[int]:
         """File descriptors that become readable when `tick` has something to do."""
-        return [] if self._http is None else [self._http.fileno()]
+        return [] if self._http is None or self.held else [self._http.fileno()]
 
     def tick(self, now: float) -> None:
         """Take what came over HTTP and ask for what is due; raises TransferError or OSError."""
+        if self.held:
+            self._http_heard_at = now
+            return
         if not self._begun:
             self._begin(now)
         if self._http is not None:
@@ -198,7 +203,7 @@ class Transfer:
         )
 
     def _ask(self, now: float) -> None:
-        if (wanted := self._pull.next_request(now)) is None:
+        if self.held or (wanted := self._pull.next_request(now)) is None:
             return
         if self._pull.gave_up:
             raise TransferError(f"nothing came in answer to {MAX_SILENCES} requests in a row")

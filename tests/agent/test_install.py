@@ -32,11 +32,13 @@ RUNTIMES = {Runtime.ONNXRUNTIME: "1.20.1"}
 
 
 class FakeWorker:
+    FILENO = 0
+
     def messages(self) -> tuple[list[dict[str, object]], bool]:
         return [{"kind": "self_test", "ok": True, "reason": None, "max_abs_difference": 0.0}], False
 
     def fileno(self) -> int:
-        return 0
+        return self.FILENO
 
     def stop(self) -> None: ...
 
@@ -88,7 +90,7 @@ class Host:
 
     def tick(self, install: Install) -> None:
         """One turn of the loop; what runs beside it is waited for."""
-        if install.state is not State.SELF_TEST and (waiting := install.descriptors()):
+        if waiting := [descriptor for descriptor in install.descriptors() if descriptor != FakeWorker.FILENO]:
             assert select.select(waiting, [], [], 10.0)[0]
         install.tick(self.now)
 
@@ -135,6 +137,18 @@ def test_the_whole_way(host: Host) -> None:
     assert host.noted == ["variant_selected", "download_planned", "self_test"]
     install.close()
     install.close()
+
+
+def test_a_layer_that_is_not_what_its_blocks_say_gets_no_further_than_the_self_test(host: Host) -> None:
+    """The publisher's mistake: every block matches the signed list, and the whole is another file."""
+    _, manifest = host.only_variant()
+    whole = host.package.blobs.path(manifest.layers[0].digest).read_bytes()
+    other = digests.digest_of(b"another file")
+    host.package.blobs.path(other).write_bytes(whole)
+    first, *others = manifest.layers
+    host.replace_manifest(manifest.model_copy(update={"layers": (first.model_copy(update={"digest": other}), *others)}))
+    with pytest.raises(InstallError, match=r"verification: \S+ does not match its digest"):
+        host.drive(host.install(), State.ACTIVATING)
 
 
 def test_what_is_on_disk_is_not_pulled_again_but_tested_again(host: Host) -> None:

@@ -260,6 +260,33 @@ def test_a_block_that_is_always_damaged_ends_it(lab: Lab) -> None:
     assert [kind for kind, _ in lab.noted] == ["block_rejected"] * 5
 
 
+def test_while_it_is_held_what_comes_in_asks_for_nothing_more(lab: Lab) -> None:
+    transfer = Transfer(lab.prepared, lab, None)
+    transfer.tick(0.0)
+    (first,) = lab.taken(RequestKind.BLOCKS)
+    transfer.held = True
+    lab.send(transfer, first.digest or "", first.blocks[0][0], 0.1)
+    transfer.tick(5.0)
+    assert lab.asked == []
+    transfer.held = False
+    transfer.tick(5.1)
+    lab.serve(transfer, 5.2)
+    assert lab.whole()
+
+
+def test_while_it_is_held_nothing_is_read_over_http_and_its_silence_is_no_failure(lab: Lab, http: RangeServer) -> None:
+    transfer = Transfer(lab.prepared, lab, HttpAccess(f"{http.url}/blobs"))
+    transfer.tick(0.0)
+    transfer.held = True
+    transfer.tick(HTTP_SILENCE_S + 1)
+    assert (transfer.descriptors(), transfer.take_counts()[0]) == ([], 0)
+    transfer.held = False
+    finish_http(transfer, HTTP_SILENCE_S + 2)
+    lab.serve(transfer, HTTP_SILENCE_S + 3)
+    assert lab.whole()
+    assert lab.noted == []
+
+
 def test_closing_withdraws_what_is_in_flight(lab: Lab) -> None:
     transfer = Transfer(lab.prepared, lab, None)
     transfer.tick(0.0)

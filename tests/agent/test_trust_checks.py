@@ -274,16 +274,15 @@ def test_a_download_waits_while_a_newer_decision_is_verified(
     device.desire(home.desired(5, decision, device.enrolment_id))
     install = device.agent._installer.current
     assert install is not None
-    install.state = State.DOWNLOADING
-    ticks: list[float] = []
-    monkeypatch.setattr(install, "tick", ticks.append)
+    seen: list[bool] = []
+    monkeypatch.setattr(install, "hold", lambda *, held: seen.append(held))
     device.receive(TopicName.DESIRED, home.desired(6, decision, device.enrolment_id))
     now = time.monotonic()
     device.agent.tick(now)
     device.agent.tick(now + 9)
-    assert ticks == []
+    assert seen == [True, True]
     device.agent.tick(now + 11)
-    assert ticks == [now + 11]
+    assert seen == [True, True, False]
 
 
 def test_metadata_that_is_withheld_or_expired_is_a_refusal_that_names_the_file(device: Device, home: Fleet) -> None:

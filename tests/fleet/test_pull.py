@@ -57,13 +57,13 @@ def test_agent_killed_at_half_pulls_the_rest_only(lab_opener: LabOpener, tmp_pat
 
 
 def test_broker_killed_in_the_middle_every_device_finishes(lab_opener: LabOpener, tmp_path: Path) -> None:
-    lab = lab_opener(rate_limit_mb_per_s=2 * SLOW_MB_PER_S)
+    lab = lab_opener(rate_limit_mb_per_s=SLOW_MB_PER_S)
     names = ("pi-1", "pi-2", "pi-3")
     for name in names:
         lab.start_agent(name)
     lab.wait_for_devices(*names)
     generations = lab.deploy(write_lab_package(tmp_path / "p", hidden=LARGE))
-    lab.wait(lambda: all(verified(lab, name) > 0.2 for name in names), "a fifth of every pull")
+    lab.wait(lambda: any(verified(lab, name) > 0.2 for name in names), "a fifth of a pull")
     lab.broker_process.kill()
     assert all(lab.store.outcome(name, generations[name]) is None for name in names)
     lab.broker_process = lab.broker.start(lab.group)

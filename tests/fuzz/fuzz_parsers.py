@@ -61,7 +61,8 @@ def main(total_s: float) -> int:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         runs = [line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed_units" in line]
         if done.returncode or not runs:
-            print(done.stdout[-3000:], done.stderr[-3000:], sep="\n", file=sys.stderr)
+            said = (done.stdout[-3000:], done.stderr[-3000:])
+            print(f"{name}: status {done.returncode} after {share_s} s", *said, sep="\n", file=sys.stderr)
             return 1
         print(f"{name}: {runs[0]} inputs", flush=True)
     return 0

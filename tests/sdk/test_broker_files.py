@@ -5,6 +5,7 @@ On a real broker: tests/fleet/test_broker_access.py.
 
 from __future__ import annotations
 
+import configparser
 import getpass
 import shutil
 import signal
@@ -78,6 +79,15 @@ def test_the_folder_holds_all_that_the_configuration_names(data: Path, folder: P
     for name in ("broker.crt", f"{SERVER_USER}.crt"):
         certificate = x509.load_pem_x509_certificate((data / "pki" / name).read_bytes())
         assert hosts_of(certificate) == HOSTS
+
+
+def test_the_service_starts_what_was_written(folder: Path) -> None:
+    service = configparser.ConfigParser(strict=False, interpolation=None)
+    service.read(folder / "service.conf")
+    assert service["Service"]["ExecStart"] == f"/usr/sbin/mosquitto -c {folder / 'mosquitto.conf'}"
+    lines = (folder / "service.conf").read_text().splitlines()
+    # systemd adds to the unit's own command unless it is emptied first.
+    assert lines[:2] == ["[Service]", "ExecStart="]
 
 
 def test_the_folder_is_the_brokers_users(data: Path, tmp_path: Path) -> None:

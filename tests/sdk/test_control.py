@@ -85,9 +85,12 @@ def test_an_unknown_name_is_refused_with_those_there_are(fleet: MadeFleet, selec
     assert found in str(caught.value)
 
 
-def test_without_devices_nothing_can_be_chosen() -> None:
+def test_without_devices_nothing_can_be_chosen(fleet: MadeFleet) -> None:
     with pytest.raises(InputError, match="no device"):
         select_devices("all", [], {})
+    rows = fleet.store.devices()
+    with pytest.raises(InputError, match=rf"none of {len(rows)} may get anything \({rows[0].device}: it was revoked"):
+        select_devices("all", rows, {row.device: "it was revoked" for row in rows})
 
 
 def test_who_is_denied_is_left_out_of_all_and_refused_by_name(fleet: MadeFleet) -> None:

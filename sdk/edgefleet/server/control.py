@@ -40,6 +40,7 @@ COMMAND_VALID_S = 60.0
 MAX_DESIRED_BYTES = MAX_PACKET_BYTES - 1024
 """A broker ends the connection of a server that sends it more than it takes."""
 DEPLOYMENT_VALID_S = 365 * 24 * 3600.0
+SHOWN_DEVICES = 3
 
 
 def next_generation(previous: int, now: float) -> int:
@@ -64,8 +65,11 @@ def select_devices(selector: str, devices: Sequence[DeviceRow], denied: dict[str
     there = [row for row in devices if row.device not in denied]
     if selector == ALL_DEVICES and there:
         return there
-    if not devices or selector == ALL_DEVICES:
+    if not devices:
         raise InputError(doing, "no device ever said hello to this server", "start an agent first")
+    if selector == ALL_DEVICES:
+        gone = "; ".join(f"{row.device}: {denied[row.device]}" for row in devices[:SHOWN_DEVICES])
+        raise InputError(doing, f"none of {len(devices)} may get anything ({gone})", "enrol one anew")
     by_name = {row.device: row for row in there}
     wanted = [name.strip() for name in selector.split(",") if name.strip()]
     if refused := [f"{name}: {denied[name]}" for name in wanted if name in denied]:

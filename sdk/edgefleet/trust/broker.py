@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgefleet.durable import write_file, write_private
 from edgefleet.errors import InputError
-from edgefleet.protocol.access import BrokerFiles, access_list, mosquitto_configuration
+from edgefleet.protocol.access import BrokerFiles, access_list, mosquitto_configuration, mosquitto_service
 from edgefleet.protocol.topics import SERVER_USER
 from edgefleet.trust import pki
 from edgefleet.trust.issued import CRL_FILE
@@ -27,6 +27,7 @@ from edgefleet.trust.pki_folder import folder_of, locked, translated
 
 CONTROL_FILE = "broker.json"
 CONFIGURATION_FILE = "mosquitto.conf"
+SERVICE_FILE = "service.conf"
 ACCESS_FILE = "access.acl"
 PID_FILE = "mosquitto.pid"
 STATE_FOLDER = "state"
@@ -60,8 +61,7 @@ def write_open(folder: Path, fleet: str, *, port: int, user: str) -> Path:
     with translated(folder):
         access = _make_folder(folder, fleet, user)
         text = mosquitto_configuration(port=port, access_list_file=access, user=user, pid_file=access.parent / PID_FILE)
-        write_file(access.parent / CONFIGURATION_FILE, text.encode())
-    return access.parent / CONFIGURATION_FILE
+        return _write_configuration(access.parent, text)
 
 
 def write(
@@ -94,9 +94,15 @@ def _write(
         persistence_folder=folder / STATE_FOLDER,
         pid_file=control.pid_file,
     )
-    write_file(folder / CONFIGURATION_FILE, text.encode())
     write_file(data / CONTROL_FILE, control.model_dump_json(indent=2).encode() + b"\n")
-    return folder / CONFIGURATION_FILE
+    return _write_configuration(folder, text)
+
+
+def _write_configuration(folder: Path, text: str) -> Path:
+    configuration = folder / CONFIGURATION_FILE
+    write_file(folder / SERVICE_FILE, mosquitto_service(configuration).encode())
+    write_file(configuration, text.encode())
+    return configuration
 
 
 def refresh(data: Path, now: float) -> str | None:
