@@ -135,18 +135,23 @@ def _architecture(machine: str) -> str:
     return "arm" if found == "arm64" and sys.maxsize < 2**32 else found
 
 
+def _device_tree(root: Path, name: str) -> str | None:
+    """A property of the device tree's root; containers often have the one path without the other."""
+    return _text(root / "proc/device-tree" / name) or _text(root / "sys/firmware/devicetree/base" / name)
+
+
 def detect(root: Path = Path("/")) -> MachineFacts:
     """Read this machine's facts below `root` (the host's own `/`, or a recorded tree); never raises OSError."""
     cpuinfo = _text(root / "proc/cpuinfo") or ""
     memory = _field(_text(root / "proc/meminfo") or "", "MemTotal") or "0 kB"
-    device_tree = _text(root / "proc/device-tree/model")
+    device_tree = _device_tree(root, "model")
     return MachineFacts(
         architecture=_architecture(platform.machine()),
         cpu_model=_field(cpuinfo, "model name", "Model", "Hardware") or "unknown",
         cores=max(1, sum(line.startswith("processor") for line in cpuinfo.splitlines())),
         memory_mib=int(memory.split()[0]) // 1024,
         board=device_tree or _text(root / "sys/class/dmi/id/product_name"),
-        serial=_field(cpuinfo, "Serial") or _text(root / "proc/device-tree/serial-number"),
+        serial=_field(cpuinfo, "Serial") or _device_tree(root, "serial-number"),
         os=_system(root),
         python=platform.python_version(),
         runtimes=installed_runtimes(),

@@ -77,6 +77,12 @@ def test_a_raspberry_pi(pi: Path) -> None:
     assert mismatch(catalogue.load("raspberry-pi-5"), found) is None
 
 
+def test_a_container_without_the_link_in_proc_still_knows_its_board(tmp_path: Path) -> None:
+    base = "sys/firmware/devicetree/base"
+    found = detect.detect(tree(tmp_path, {f"{base}/model": b"Rockchip 1\0", f"{base}/serial-number": b"77\0"}))
+    assert (found.board, found.serial) == ("Rockchip 1", "77")
+
+
 def test_a_pc(tmp_path: Path, machine: list[str]) -> None:
     machine[0] = "x86_64"
     tree(
