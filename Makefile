@@ -15,7 +15,7 @@ EXTRAS_tflite214 := convert-litert
 PACKAGES_tflite214 := scikit-learn
 EXTRAS_torch := convert,convert-torch,convert-executorch,convert-coreml
 
-.PHONY: demo test test-environments test-full conformance conformance-graphs fuzz check format clean $(ENVIRONMENTS:%=test-%)
+.PHONY: demo test test-arm test-environments test-full conformance conformance-graphs fuzz check format clean $(ENVIRONMENTS:%=test-%)
 
 demo: $(INSTALLED)
 	$(BIN)/edgefleet demo $(if $(KEEP),--keep)
@@ -31,10 +31,15 @@ test-environments: $(ENVIRONMENTS:%=test-%)
 $(ENVIRONMENTS:%=test-%): test-%: build/envs/%/.installed
 	build/envs/$*/bin/python -m pytest tests/full_$*
 
+# The agent under emulation: an ARM userland with a Raspberry Pi's processor, built in build/arm64.
+test-arm: $(INSTALLED)
+	$(BIN)/python -m pytest tests/full_arm --timeout 900
+
 # The faults come last and by themselves: their cases need no fixture that is dear, so idle hands may take any of them.
 test-full: $(INSTALLED)
 	$(PYTEST) --ignore=tests/faults
 	$(PYTEST) --dist worksteal tests/faults
+	$(MAKE) test-arm
 	$(MAKE) test-environments
 
 conformance: $(INSTALLED)

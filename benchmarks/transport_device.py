@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing, Tls
-from edgefleet.package.manifest import VariantSpec
 from edgefleet.protocol import topics
 from edgefleet.protocol.messages import Reply, Request, RequestKind, State, Status
 from edgefleet.protocol.signed import Action, Deployment, Desired, PackageVersion
 from edgefleet.protocol.topics import TOPICS, Role, TopicName
-from edgefleet_agent import facts
+from edgefleet_agent import acquisition, facts
+from edgefleet_agent.acquisition import Means
 from edgefleet_agent.install import Install, InstallError
 from edgefleet_agent.slots import Slots
 from edgefleet_device_profiles.profile import Runtime
@@ -67,11 +67,15 @@ class Outcome:
     at: float = 0.0
 
 
-class _UpToSelfTest(Install):
+class _NoSelfTest:
     """Random bytes are no model: no child process is started for them."""
 
-    def _start_self_test(self, spec: VariantSpec, now: float) -> None:  # noqa: ARG002
-        self.spec = spec
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+vars(acquisition)["SelfTest"] = _NoSelfTest
 
 
 class Device:
@@ -105,7 +109,7 @@ class Device:
         profile = facts.load_profile(PROFILE)
         slots = Slots(Path(self.plan.folder))
         runtimes = {Runtime.ONNXRUNTIME: "1.30.0"}
-        self.install = _UpToSelfTest(_desired(self.plan), profile, runtimes, slots, self, resumed=False)
+        self.install = Install(_desired(self.plan), profile, runtimes, Means(slots, self), resumed=False)
 
     @property
     def done(self) -> bool:

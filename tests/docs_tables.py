@@ -12,11 +12,16 @@ from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
-from edgefleet import errors
+from agent.lifecycle_matrix import COMES_TO, Happening
+from edgefleet import errors, spans
 from edgefleet.package.manifest import Mark
+from edgefleet.protocol import measurements, messages
+from edgefleet.protocol.messages import State
+from edgefleet.protocol.record import Part
 from edgefleet.protocol.topics import PREFIX, TOPICS, TopicName
-from edgefleet_agent.lifecycle import TRANSITIONS
+from edgefleet_agent.lifecycle import DEADLINES_S, INSTALLING, TRANSITIONS, Trigger
 from edgefleet_converters.choose import Fate, Objective
 from edgefleet_converters.gate import Status
 from edgefleet_converters.ladder import AT_ONCE, NEXT
@@ -50,7 +55,42 @@ def wire() -> str:
         f"All topics begin with `{PREFIX}/{{fleet}}/`.",
         "",
     ]
-    return "\n".join([*head, *table(("topic", "may write → may read", "QoS", "carries"), rows), ""])
+    topics = table(("topic", "may write → may read", "QoS", "carries"), rows)
+    return "\n".join([*head, *topics, "", *_windows(), ""])
+
+
+def _windows() -> list[str]:
+    parts: list[type[Part]] = [messages.Window, *filter(_is_part, vars(measurements).values())]
+    rows = [(f"`{part.__name__}`", ", ".join(part.model_fields), _first_line(part)) for part in parts]
+    runs = [(f"p{q * 100:.0f}", str(fewest)) for q, fewest in spans.MIN_RUNS.items()]
+    return [
+        "## A telemetry window",
+        "",
+        "Generated from `edgefleet.protocol.measurements` and `edgefleet.spans`. A window carries sketches and joules;",
+        f"figures are computed over the newest windows that last {spans.SPAN_S / 60:.0f} minutes together, and are",
+        "null with the reason where that is too little. Units are in the names: s, j, c (°C), bytes. Durations are",
+        "DDSketches: key k counts the values up to γᵏ s, γ = 1.01 ÷ 0.99; each key but the first is written as its",
+        "distance from the one before.",
+        "",
+        *table(("part", "fields", "what it is"), rows),
+        "",
+        *_words("clock", measurements.Clock),
+        "",
+        *table(("percentile", "fewest runs"), runs),
+        "",
+        "Energy per inference is gross (joules ÷ inferences), with `net_of_idle` beside it. It is null after less than",
+        f"{spans.MIN_ENERGY_S:.0f} s or, measured, fewer than {spans.MIN_ENERGY_SAMPLES} readings, after less than",
+        f"{spans.MIN_SLOW_SENSOR_S:.0f} s of a sensor with {spans.SLOW_SENSOR_HZ:.0f} readings a second or fewer,",
+        "and when a window was throttled.",
+    ]
+
+
+def _is_part(found: object) -> TypeGuard[type[Part]]:
+    return isinstance(found, type) and issubclass(found, Part) and found.__module__ == measurements.__name__
+
+
+def _first_line(found: type) -> str:
+    return (found.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -84,7 +124,31 @@ def lifecycle() -> str:
     """docs/lifecycle.md."""
     arrows = [f"    {state} --> {after}: {trigger}" for (state, trigger), after in TRANSITIONS.items()]
     head = ["# The lifecycle of a device", "", "Generated from `edgefleet_agent.lifecycle`; do not edit.", ""]
-    return "\n".join([*head, "```mermaid", "stateDiagram-v2", "    [*] --> idle", *arrows, "```", ""])
+    said = member_docs(State)
+    rows = [f"| `{state}` | {said[state]} | {_limit(state)} |" for state in State]
+    triggers = [f"| `{trigger}` | {text} |" for trigger, text in member_docs(Trigger).items()]
+    ends = [
+        f"| `{state}` | {' | '.join(f'`{COMES_TO[state, happening]}`' for happening in Happening)} |" for state in State
+    ]
+    return "\n".join([
+        *head, "```mermaid", "stateDiagram-v2", "    [*] --> idle", *arrows, "```", "",
+        "| state | what it means | its limit |", "|---|---|---|", *rows, "",
+        "| by | what that is |", "|---|---|", *triggers, "",
+        "## What a device comes to", "",
+        "Each of these is a test. A newer generation waits for the end of `activating` and `rolling_back`. What is",
+        "damaged when it shall come back is pulled again, once; with nothing left a device says `no_model` and why.",
+        "",
+        f"| in | {' | '.join(Happening)} |", f"|---|{'---|' * len(Happening)}", *ends, "",
+    ])  # fmt: skip
+
+
+def _limit(state: State) -> str:
+    """How long a device may be in a state."""
+    if state in DEADLINES_S:
+        return f"{DEADLINES_S[state]:.0f} s"
+    if state is State.PROBATION:
+        return "`probation.deadline_s`"
+    return "the deployment's" if state in INSTALLING else "–"
 
 
 def profiles() -> str:

@@ -36,6 +36,7 @@ from edgefleet_device_profiles.profile import Precision, Runtime
 
 PROFILE = "generic-x86-64"
 PATIENCE_S = 45.0
+PROBATION_S = 1.0
 
 
 def write_model(path: Path, hidden: int, seed: int) -> None:
@@ -58,14 +59,40 @@ def write_model(path: Path, hidden: int, seed: int) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
 
 
+def write_model_that_degrades(path: Path) -> None:
+    """It answers as long as no pixel is bright, as in its golden inputs; live ones make the runtime refuse."""
+    table = numpy_helper.from_array(np.ones((1, 10), np.float32), "table")
+    ten = numpy_helper.from_array(np.float32(10), "ten")
+    nodes = [
+        helper.make_node("ReduceMax", ["image"], ["brightest"], keepdims=0),
+        helper.make_node("Mul", ["brightest", "ten"], ["scaled"]),
+        helper.make_node("Cast", ["scaled"], ["row"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "row"], ["picked"], axis=0),
+        helper.make_node("Unsqueeze", ["picked", "front"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 10])
+    front = numpy_helper.from_array(np.array([0], np.int64), "front")
+    graph = helper.make_graph(nodes, "lab", [image], [logits], [table, ten, front])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
 def write_lab_package(
-    folder: Path, *, hidden: int = 64, version: str = "1.0.0", release: int = 1, seed: int = 0, wrong: bool = False
-) -> Package:
-    """A package with one ONNX Runtime variant; `wrong` golden outputs make its self-test fail."""
+    folder: Path, *, hidden: int = 64, version: str = "1.0.0", release: int = 1, seed: int = 0, wrong: bool = False,
+    degrades: bool = False,
+) -> Package:  # fmt: skip
+    """A package with one ONNX Runtime variant; `wrong` golden outputs make its self-test fail.
+
+    One that `degrades` passes that, and then fails on what the lab's devices infer.
+    """
     folder.mkdir(parents=True)
     model = folder / "model.onnx"
-    write_model(model, hidden, seed)
     inputs = np.random.default_rng(1).random((4, 1, 1, 8, 8), dtype=np.float32)
+    if degrades:
+        write_model_that_degrades(model)
+        inputs *= 0.01
+    else:
+        write_model(model, hidden, seed)
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     outputs = np.stack([session.run(None, {"image": sample})[0] for sample in inputs])
     golden = folder / "golden.npz"
@@ -111,11 +138,13 @@ class Lab:
         return self.server
 
     def start_agent(
-        self, name: str, *, port: int | None = None, state_folder: Path | None = None, label: str | None = None
-    ) -> Process:
+        self, name: str, *, port: int | None = None, state_folder: Path | None = None, label: str | None = None,
+        probation_s: float = PROBATION_S, selection: str = scene.UNMEASURED, settings: str = "",
+    ) -> Process:  # fmt: skip
         """Start an agent; the same name again goes on with the same identity and state folder.
 
-        `label` makes it another machine with a copy of that identity; `port` is that of a proxy before the broker.
+        `label` makes it another machine with a copy of that identity; `port` is that of a proxy before the broker;
+        `settings` is TOML that comes last.
         """
         source = self.folder / "inputs.npz"
         if not source.exists():
@@ -125,12 +154,15 @@ class Lab:
         home = self.home(label or name)
         if label is not None and not home.exists():
             shutil.copytree(self.home(name) / "identity", home / "identity")
-        more = "" if port is None else f"[broker]\nport = {port}\n"
-        settings = scene.write_settings(home, scene.DemoDevice(name, PROFILE), source, window_s=0.5, more=more)
+        more = settings + ("" if port is None else f"[broker]\nport = {port}\n")
+        device = scene.DemoDevice(name, PROFILE)
+        path = scene.write_settings(
+            home, device, source, window_s=0.5, probation_s=probation_s, selection=selection, more=more
+        )
         if state_folder is not None:
-            text = settings.read_text().replace('state_folder = "state"', f'state_folder = "{state_folder}"')
-            settings.write_text(text)
-        return self.group.start(label or name, [*EDGEFLEET, "agent", "run", "--config", str(settings)])
+            text = path.read_text().replace('state_folder = "state"', f'state_folder = "{state_folder}"')
+            path.write_text(text)
+        return self.group.start(label or name, [*EDGEFLEET, "agent", "run", "--config", str(path)])
 
     def enrol(self, name: str, *, again: bool = False) -> identity.DeviceIdentity:
         """Make a device part of the fleet, once, or anew."""

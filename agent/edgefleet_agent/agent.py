@@ -20,18 +20,27 @@ from edgefleet.protocol.topics import TOPICS, TopicName
 from edgefleet_agent import broker_link, state_folder
 from edgefleet_agent import facts as device_facts
 from edgefleet_agent.acceptance import Own
+from edgefleet_agent.benchmark import limits_of
+from edgefleet_agent.clock import StampClock
 from edgefleet_agent.commands import Commands
+from edgefleet_agent.comparison import Comparison
 from edgefleet_agent.desired_states import DesiredStates
 from edgefleet_agent.inference import Inference
-from edgefleet_agent.install import Install, InstallError
+from edgefleet_agent.install import InstallError
 from edgefleet_agent.installer import Installer
 from edgefleet_agent.journal import Enrolment
+from edgefleet_agent.making import Maker
 from edgefleet_agent.outbox import Outbox, outgoing
 from edgefleet_agent.power import open_meter
 from edgefleet_agent.renewal import Renewal
+from edgefleet_agent.serve.server import Server
 from edgefleet_agent.settings import Settings
-from edgefleet_agent.telemetry import Spool
+from edgefleet_agent.spool import Spool
+from edgefleet_agent.succession import Parts
+from edgefleet_agent.thermal import Thermal
 from edgefleet_agent.trust_queue import TrustQueue
+from edgefleet_agent.watch import Watch, rules_of
+from edgefleet_agent.windows import Windows
 
 POLL_S = 0.1
 # A verdict takes a second or two; a hub that does not answer must not hold the download up for longer than this.
@@ -53,11 +62,22 @@ class Agent:
         self._folder = state_folder.open_folder(settings.state_folder, enrolment)
         self.journal = self._folder.journal
         self._facts = device_facts.gather(settings.root, self.profile, self.own.enrolment_id, 0)
-        limit = settings.telemetry.spool_messages
-        self._spool = Spool(self._folder.spool_file, self.own.enrolment_id, self._facts.boot_id, limit)
+        self._spool = Spool(
+            self._folder.spool_file, self.own.enrolment_id, self._facts.boot_id,
+            limit_bytes=settings.telemetry.spool_mb * 1_000_000, replay_per_s=settings.telemetry.replay_per_s,
+        )  # fmt: skip
         meter = open_meter(settings.root, self.profile, simulated=self._facts.simulated)
-        self._inference = Inference(settings, self._folder.slots, meter, self)
-        self._installer = Installer(self.journal, self._folder.slots, self._make_install, self)
+        thermal = Thermal(settings.root, self.profile, simulated=self._facts.simulated)
+        stamps = StampClock(self._facts.boot_id, lambda: state_folder.clock_floor(self._folder.trust_folder))
+        self._inference = Inference(settings, self._folder.slots, Windows(meter, thermal, stamps), self)
+        watch = Watch(self._folder.folder, rules_of(settings.probation, limits_of(self.profile)))
+        self._comparison = Comparison(settings, self._folder.slots, self._inference, watch.compared, self.note)
+        maker = Maker(
+            settings, self.profile, self._facts, self._folder, self,
+            lambda: broker_link.http_access(self.identity, settings),
+        )  # fmt: skip
+        self._installer = Installer(Parts(self.journal, self._folder.slots, self._inference, watch, self), maker.make)
+        self._server = Server(settings.serve, self._inference, self.note)
         self.connection = broker_link.open_connection(
             self.identity, settings, on_message=self._receive, on_connected=self._hello, will=self._will
         )
@@ -78,10 +98,6 @@ class Agent:
             TopicName.SHARED: self._on_piece,
         }
 
-    def _make_install(self, desired: Desired, resumed: bool) -> Install:
-        runtimes, http = self._facts.machine.runtimes, broker_link.http_access(self.identity, self.settings)
-        return Install(desired, self.profile, runtimes, self._folder.slots, self, resumed=resumed, http=http)
-
     # The loop ----------------------------------------------------------------------------------------
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -89,7 +105,7 @@ class Agent:
         self._restore()
         try:
             while not stop():
-                self.connection.poll(POLL_S, dict.fromkeys(self._descriptors(), _nothing))
+                self.connection.poll(POLL_S, self._readers())
                 self.tick(time.monotonic())
         finally:
             self._shut_down()
@@ -100,16 +116,23 @@ class Agent:
         self._renewal.tick(now)
         self._installer.advance(now, hold_downloads=self._holds_downloads(now))
         self._inference.tick(self.journal.entry.active, now)
+        self._comparison.tick(self.journal.entry, now)
+        self._server.tick(now)
         self._note_takeovers()
         self._outbox.send_spooled(now)
         self.journal.retry()
         self._outbox.send_state(self._installer.state(), now, hurried=self._installer.current is None)
 
-    def _descriptors(self) -> list[int]:
-        """What wakes the loop beside the broker."""
-        install = self._installer.current
-        children = self._inference.descriptors() + [child.fileno() for child in self._trust.sessions()]
-        return children if install is None else children + install.descriptors()
+    def _readers(self) -> dict[int, Callable[[], None]]:
+        """What wakes the loop beside the broker, and what is done about it at once."""
+        children = self._installer.descriptors() + [child.fileno() for child in self._trust.sessions()]
+        children += self._comparison.descriptors()
+        # An answer is on its way to who asked before anything else is done.
+        answers = dict.fromkeys(self._inference.descriptors(), self._infer)
+        return dict.fromkeys(children, _nothing) | answers | self._server.descriptors()
+
+    def _infer(self) -> None:
+        self._inference.tick(self.journal.entry.active, time.monotonic())
 
     def _holds_downloads(self, now: float) -> bool:
         """Whether the line is left to the verification of a newer decision, for a while."""
@@ -133,6 +156,8 @@ class Agent:
         self._installer.restore()
 
     def _shut_down(self) -> None:
+        self._server.close()
+        self._comparison.close()
         self._inference.stop()
         self._trust.close()
         self._installer.close()
@@ -192,6 +217,11 @@ class Agent:
         """Whether the broker is connected."""
         return self.connection.connected
 
+    @property
+    def infers(self) -> bool:
+        """Whether the variant that runs answers; true where there is none to run."""
+        return self.journal.entry.active is None or self._inference.ready
+
     def request(self, request: Request) -> bool:
         """Send a request to the hubs; False when not connected."""
         return self._outbox.send(TopicName.REQUEST, request)
@@ -215,13 +245,19 @@ class Agent:
         self._spool.add_event(kind, text)
 
     def add_window(self, window: Window) -> None:
-        """Keep a telemetry window."""
+        """Keep a telemetry window, and judge the variant by it."""
         self._spool.add_window(window)
+        self._installer.add_window(window)
 
     def slot_damaged(self, reason: str) -> None:
-        """The committed variant's files do not match their digests any more."""
+        """The files of the variant that runs do not match their digests any more."""
         self.note("slot_damaged", reason)
         self._installer.slot_damaged(reason)
+
+    def variant_failed(self, digest: str, reason: str) -> None:
+        """A variant's worker ended three times, one soon after the other."""
+        self.note("struck_out", reason)
+        self._installer.struck_out(digest, reason)
 
     def wall_clock(self) -> float:
         """Seconds since 1970, never before what was verified last."""

@@ -31,12 +31,16 @@ class Answer:
 class Question:
     """One question; `answer` is there when it is over."""
 
-    def __init__(self, kind: RequestKind, max_bytes: int, *, name: str | None = None, body: bytes = b"") -> None:
-        """`name` and `body` as in Request; an answer is cut off behind `max_bytes`."""
+    def __init__(
+        self, kind: RequestKind, max_bytes: int, *,
+        name: str | None = None, body: bytes = b"", digest: str | None = None,
+    ) -> None:  # fmt: skip
+        """`name`, `body` and `digest` as in Request; an answer is cut off behind `max_bytes`."""
         self.answer: Answer | None = None
         self._kind = kind
         self._name = name
         self._body = body
+        self._digest = digest
         self._max_bytes = max_bytes
         self._req_id: str | None = None
         self._parts: dict[int, bytes] = {}
@@ -55,7 +59,7 @@ class Question:
 
     def request(self, req_id: str) -> Request:
         """The request to send; call `asked` when it was."""
-        return Request(req_id=req_id, kind=self._kind, name=self._name, body=self._body)
+        return Request(req_id=req_id, kind=self._kind, digest=self._digest, name=self._name, body=self._body)
 
     def asked(self, req_id: str, now: float) -> None:
         """It was sent: answers to older requests are nobody's from here on."""

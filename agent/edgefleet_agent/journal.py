@@ -1,6 +1,7 @@
 """The journal: what the agent must still know after a power cut, in one file that is replaced as a whole.
 
-It is written before acting. It holds no rules.
+It is written before acting, and its place on the disk is reserved: a full disk does not keep it from being written.
+It holds no rules.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgefleet import durable
 from edgefleet.errors import StorageError
-from edgefleet.protocol.messages import ActiveVariant, Progress, State
+from edgefleet.protocol.messages import ActiveVariant, Evidence, Progress, State
 from edgefleet.protocol.record import Generation
 from edgefleet.protocol.signed import Deployment, Desired, PackageVersion
+from edgefleet_agent import reserved_file
 
 FILE_NAME = "journal.json"
 
@@ -40,12 +41,21 @@ class Refusal(BaseModel):
     reason: str
 
 
+class Committed(BaseModel):
+    """A variant that was committed, and what it is a variant of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    active: ActiveVariant
+    running: PackageVersion | None = None
+
+
 class Entry(BaseModel):
     """Everything that survives a restart."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: int = 2
+    version: int = 3
     enrolment: Enrolment
     connection: int = 0
     """How often this agent has connected; an older will never marks a newer connection offline."""
@@ -57,9 +67,15 @@ class Entry(BaseModel):
     deployment: Deployment | None = None
     """The last accepted one of this fleet: it outlives an enrolment."""
     active: ActiveVariant | None = None
-    """The committed variant."""
+    """The variant that runs: the committed one, or the new one while it is in probation."""
     running: PackageVersion | None = None
     """What it is a variant of."""
+    previous: Committed | None = None
+    """What was committed before the one in probation, and is gone back to."""
+    restoring: bool = False
+    """The installation under way is `previous`, which a rollback found damaged; `reason` says what went before."""
+    evidence: Evidence | None = None
+    """What the last commitment rests on."""
     refusal: Refusal | None = None
     commands: tuple[str, ...] = ()
     """Ids of the commands that were run last."""
@@ -68,7 +84,13 @@ class Entry(BaseModel):
     reused_bytes: int = 0
     bad_blocks: int = 0
     elapsed_s: float = 0.0
-    """Agent-on time spent on `desired`."""
+    """Agent-on time spent on `desired` before its activation."""
+    probation_s: float = 0.0
+    """Agent-on time spent in its probation."""
+    cut_off: int = 0
+    """How often the agent was cut off while the new variant ran."""
+    stopped: bool = False
+    """The agent ended by itself: the next start is not one after a crash."""
 
 
 class Journal:
@@ -123,7 +145,7 @@ class Journal:
 
     def _write(self, entry: Entry) -> None:
         try:
-            durable.write_file(self._path, entry.model_dump_json().encode())
+            reserved_file.replace(self._path, entry.model_dump_json().encode())
         except OSError as error:
             raise StorageError(
                 f"writing the journal {self._path}", error.strerror or str(error), "free that disk or mend it"

@@ -12,7 +12,7 @@ from edgefleet.protocol.record import Message
 from edgefleet.protocol.topics import TOPICS, TopicName
 from edgefleet_agent.acceptance import Own
 from edgefleet_agent.journal import Journal
-from edgefleet_agent.telemetry import Spool
+from edgefleet_agent.spool import Spool
 
 STATE_EVERY_S = 0.25
 
@@ -64,7 +64,8 @@ class Outbox:
             return
         for message in self._spool.due(now):
             kind = TopicName.EVENTS if isinstance(message, messages.Event) else TopicName.TELEMETRY
-            self.send(kind, message)
+            if not self.send(kind, message):
+                break
 
 
 def outgoing(own: Own, name: TopicName, message: Message) -> Outgoing:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgefleet.errors import StorageError
+from edgefleet_agent.choosing import ChoiceError
 from edgefleet_agent.preparation import NoRoomError
 from edgefleet_agent.self_test import SelfTestError
 from edgefleet_agent.slots import SlotDamagedError
@@ -24,6 +25,7 @@ _SAID_OF: dict[type[Exception], str] = {
     SelfTestError: "self-test: ",
     SlotDamagedError: "verification: ",
     TransferError: "",
+    ChoiceError: "",
 }
 
 log = logging.getLogger("edgefleet.agent")

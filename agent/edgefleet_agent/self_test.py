@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgefleet.package.manifest import VariantSpec
 from edgefleet_agent import supervise
+from edgefleet_agent.settings import RuntimeSettings, WorkerSettings
 
 TIMEOUT_S = 120.0
 
@@ -20,10 +21,13 @@ class SelfTestError(Exception):
 class SelfTest:
     """One self-test that was started."""
 
-    def __init__(self, slot: Path, spec: VariantSpec, now: float) -> None:
-        """Start it; raises SelfTestError."""
+    def __init__(
+        self, slot: Path, spec: VariantSpec, now: float, *,
+        runtime: RuntimeSettings = supervise.DEFAULT_RUNTIME, worker: WorkerSettings = supervise.DEFAULT_WORKER,
+    ) -> None:  # fmt: skip
+        """Start it, with the settings that it will serve with; raises SelfTestError."""
         try:
-            self._worker = supervise.self_test(slot, spec)
+            self._worker = supervise.self_test(slot, spec, runtime, worker)
         except OSError as error:
             raise SelfTestError(f"no process could be started ({error.strerror or error})") from error
         self._deadline = now + TIMEOUT_S

@@ -51,6 +51,8 @@ class Slots:
         self._current = folder / "current"
         self.turn = threading.Lock()
         """Held by whoever assembles: one at a time."""
+        self.reserved: set[str] = set()
+        """Digests of variants that are about to be used: nobody may remove them to make room."""
         for path in (self._slots, self._staging):
             path.mkdir(parents=True, exist_ok=True)
 
@@ -139,23 +141,33 @@ class Slots:
         durable.sync_folder(self._current.parent)
 
     def spare(self, assembling: str) -> list[Path]:
-        """Folders that nobody runs: neither the one that `current` points at nor the one being assembled."""
+        """Folders that nobody needs: not what `current` points at, nor what is reserved or being assembled."""
         kept = [self._current.resolve(), (self._staging / self.path(assembling).name).resolve()]
+        kept += [self.path(digest).resolve() for digest in self.reserved]
         return [folder for folder in self.folders() if folder.resolve() not in kept]
 
-    def collect(self, keep: str | None, assembling: str | None = None) -> None:
-        """Remove every slot but one, and everything half assembled but one; both are manifest digests.
-
-        A link that an activation switched before it failed is put back first: it must not lead to what is removed.
-        """
-        kept_slot = None if keep is None else self.path(keep)
-        if keep is not None and self._current.is_symlink() and self._current.resolve() != self.path(keep).resolve():
+    def settle(self, keep: str) -> None:
+        """Have `current` lead to a variant again, after a switch to another was cut off or failed; never raises."""
+        if self._current.is_symlink() and self._current.resolve() != self.path(keep).resolve():
             with suppress(OSError):
                 self.activate(keep)
-        kept_staging = None if assembling is None else self._staging / self.path(assembling).name
+
+    def collect(self, keep: str | None, assembling: str | None = None, previous: str | None = None) -> None:
+        """Remove every slot but one or two, and everything half assembled but one; all are manifest digests.
+
+        `keep` is what `current` leads to: it must not lead to what is removed. `previous` is gone back to.
+        """
+        kept = [self.path(digest) for digest in (keep, previous) if digest is not None]
+        if keep is not None:
+            self.settle(keep)
+        if assembling is not None:
+            kept.append(self._staging / self.path(assembling).name)
         for folder in self.folders():
-            if folder not in (kept_slot, kept_staging):
+            if folder not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
+        if keep is not None:
+            # A full disk that had no room for a link may have it now.
+            self.settle(keep)
 
 
 def _read_spec(slot: Path) -> VariantSpec:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgefleet import durable
 from edgefleet.errors import BusyError, StorageError
 from edgefleet.protocol.messages import ActiveVariant, State
-from edgefleet.protocol.signed import Desired
-from edgefleet_agent.journal import Enrolment, Entry, Journal
+from edgefleet.protocol.signed import Desired, PackageVersion
+from edgefleet_agent.journal import Committed, Enrolment, Entry, Journal
 from edgefleet_agent.slots import NEW_LINK, SlotDamagedError, Slots
 
 LOCK_FILE = "agent.lock"
@@ -36,7 +36,14 @@ class Installed(BaseModel):
 
     enrolment: Enrolment
     desired: Desired
+    """The last accepted one: after a rollback it is not the one that brought this variant."""
     active: ActiveVariant
+    running: PackageVersion | None = None
+    """What it is a variant of; None: what `desired` wanted."""
+    state: State = State.COMMITTED
+    reason: str | None = None
+    previous: Committed | None = None
+    """What is gone back to; of a variant in probation."""
 
 
 @dataclass(slots=True)
@@ -98,13 +105,32 @@ def _recover(state: StateFolder) -> None:
     except (OSError, ValidationError, SlotDamagedError) as error:
         state.said.append(("damage", f"nothing could be recovered from the current slot: {str(error).splitlines()[0]}"))
         return
-    desired = found.desired
     # A link to another variant's slot cannot be: the file is written into the slot that its digest names.
-    state.journal.record(
-        enrolment=found.enrolment, desired=desired, deployment=desired.deployment, running=desired.wanted,
-        active=found.active, state=State.COMMITTED,
-    )  # fmt: skip
-    state.said.append(("recovered", f"{found.active.name} of generation {desired.generation}, from its slot"))
+    state.journal.record(**_recovered(state, found))
+    entry = state.journal.entry
+    name, generation = (entry.active or found.active).name, found.desired.generation
+    state.said.append(("recovered", f"{name} of generation {generation}, {entry.state}, from its slot"))
+
+
+def _recovered(state: StateFolder, found: Installed) -> dict[str, object]:
+    """What the journal said, as far as it can be known; a probation whose course is lost ends as one that failed."""
+    desired = found.desired
+    known = {"enrolment": found.enrolment, "desired": desired, "deployment": desired.deployment}
+    before = found.previous
+    if found.state is State.PROBATION and before is not None and _is_whole(state.slots, before.active.digest):
+        reason = f"the journal was lost while {found.active.name} was in probation"
+        return {**known, "active": before.active, "running": before.running, "state": State.ROLLED_BACK,
+                "reason": reason}  # fmt: skip
+    running = found.running or desired.wanted
+    return {**known, "active": found.active, "running": running, "state": found.state, "reason": found.reason}
+
+
+def _is_whole(slots: Slots, digest: str) -> bool:
+    try:
+        slots.check(digest)
+    except SlotDamagedError:
+        return False
+    return True
 
 
 def _fit(state: StateFolder, own: Enrolment) -> None:
@@ -116,8 +142,11 @@ def _fit(state: StateFolder, own: Enrolment) -> None:
     fresh = Entry(enrolment=own, connection=entry.connection)
     if (before.fleet, before.device) == (own.fleet, own.device):
         # Desired states of the former enrolment are refused by its id, so their generations need not be known.
-        kept = {"active": entry.active, "running": entry.running, "deployment": entry.deployment}
-        ended = State.IDLE if entry.active is None else State.COMMITTED
+        proven = entry.previous or Committed(active=entry.active, running=entry.running) if entry.active else None
+        kept = {
+            "active": proven and proven.active, "running": proven and proven.running, "deployment": entry.deployment,
+        }  # fmt: skip
+        ended = State.IDLE if proven is None else State.COMMITTED
         state.journal.record(**fresh.model_copy(update={**kept, "state": ended}).__dict__)
         state.said.append(("enrolled_again", f"this was the enrolment {before.enrolment_id}"))
         return

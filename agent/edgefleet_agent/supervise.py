@@ -1,69 +1,206 @@
-"""Child processes of the agent: started with a plan, read without blocking, stopped for certain.
+"""Child processes of the agent: started with a plan, asked and read without blocking, stopped for certain.
 
-It does not interpret what they say.
+It does not decide when one is started or given up.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-import socket
+import logging
+import os
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from edgefleet.package.layout import GOLDEN_FILE
-from edgefleet.package.manifest import VariantSpec
-from edgefleet_agent.settings import ReplaySource
+from edgefleet.package.manifest import TensorSpec, VariantSpec
+from edgefleet_agent import slot_options
+from edgefleet_agent.channel import INFER, RECEIVE_BYTES, Message, parsed
+from edgefleet_agent.inference_types import (
+    FailureKind,
+    InferDone,
+    InferFailure,
+    InferRequest,
+    InferResult,
+    ModelInfo,
+    RawTensor,
+    TensorInfo,
+)
+from edgefleet_agent.settings import RuntimeSettings, Settings, WorkerSettings
+from edgefleet_agent.tensors import Place, Region, lay_out
+
+log = logging.getLogger("edgefleet.agent")
 
 STOP_AFTER_S = 2.0
+PIPE_BYTES = 65536
+"""What a pipe holds at first (pipe(7))."""
+DEFAULT_RUNTIME = RuntimeSettings()
+DEFAULT_WORKER = WorkerSettings()
 
 
 class Worker:
     """One worker process."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
-        """Start it; raises OSError."""
-        ours, theirs = socket.socketpair()
+    def __init__(self, plan: Message, region: Region | None = None, info: ModelInfo | None = None) -> None:
+        """Start it; `region` and `info` are of one that requests are sent to. Raises OSError."""
+        self._reads, their_end = os.pipe()
+        try:
+            their_start, self._writes = os.pipe()
+        except OSError:
+            os.close(self._reads)
+            os.close(their_end)
+            raise
+        theirs = [their_start, their_end]
+        shared = [] if region is None else [region.fileno()]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgefleet_agent.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", "edgefleet_agent.worker", *map(str, theirs)],
+                pass_fds=theirs + shared,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+        except OSError:
+            self._close()
+            raise
         finally:
-            theirs.close()
-        self._socket = ours
+            for descriptor in theirs:
+                os.close(descriptor)
         self._buffer = b""
-        ours.sendall(json.dumps(plan).encode() + b"\n")
-        ours.setblocking(False)
+        self._region = region
+        self._info = info
+        self._ready = False
+        self._asked: InferDone | None = None
+        self._layout: object = None
+        self._inputs: list[Place] = []
+        self._outputs: list[Place] = []
+        self._send_plan(plan)
+        for descriptor in (self._reads, self._writes):
+            os.set_blocking(descriptor, False)
+
+    def _send_plan(self, plan: Message) -> None:
+        """Labels may make it longer than what a pipe holds: the loop is not to wait until the worker reads."""
+        line = json.dumps(plan).encode() + b"\n"
+        with suppress(OSError):
+            if len(line) > PIPE_BYTES:
+                fcntl.fcntl(self._writes, fcntl.F_SETPIPE_SZ, len(line))
+        with suppress(OSError):
+            os.write(self._writes, line)
 
     def fileno(self) -> int:
         """Becomes readable when the worker said something or ended."""
-        return self._socket.fileno()
+        return self._reads
 
     @property
     def pid(self) -> int:
         """Process id."""
         return self._process.pid
 
-    def messages(self) -> tuple[list[dict[str, Any]], bool]:
-        """(what it said since the last call, whether it has ended); never blocks."""
+    @property
+    def ready(self) -> bool:
+        """Whether it has opened its variant and warmed it up."""
+        return self._ready
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being inferred on: one at a time."""
+        return self._asked is not None
+
+    @property
+    def metadata(self) -> ModelInfo | None:
+        """What is loaded; None before it is ready."""
+        return self._info if self._ready else None
+
+    def send(self, message: Message) -> None:
+        """Tell it something; what it can no longer take is lost, and `messages` says that it ended."""
+        with suppress(OSError):
+            os.write(self._writes, json.dumps(message).encode() + b"\n")
+
+    def infer(self, request: InferRequest, done: InferDone) -> bool:
+        """Ask it for an inference; `done` is called by `messages` or `give_up`. False when busy or not ready.
+
+        Raises ValueError for more than shared memory may hold, OSError when the kernel refuses more of it.
+        """
+        if self._region is None or self._asked is not None or not self._ready:
+            return False
+        layout = ([(t.name, t.dtype, t.shape, len(t.data)) for t in request.tensors], request.outputs)
+        line, places = _INFER, self._inputs
+        if layout != self._layout:
+            places, end = lay_out(layout[0])
+            self._region.reserve(end)
+            content = {"kind": "infer", "inputs": places, "outputs": request.outputs}
+            line = json.dumps(content).encode() + b"\n"
+        view = self._region.view
+        for (_, _, _, offset, size_bytes), tensor in zip(places, request.tensors, strict=True):
+            view[offset : offset + size_bytes] = tensor.data
+        self._layout, self._inputs = layout, places
+        self._asked = done
+        try:
+            os.write(self._writes, line)
+        except OSError as error:
+            # It ended meanwhile: `messages` will say so.
+            log.debug("the worker takes nothing more: %s", error)
+        return True
+
+    def give_up(self, reason: str) -> None:
+        """Whoever waits for an inference gets none."""
+        if self._asked is not None:
+            done, self._asked = self._asked, None
+            done(InferFailure(FailureKind.UNAVAILABLE, reason))
+
+    def messages(self) -> tuple[list[Message], bool]:
+        """(what it said since the last call but answers, whether it has ended); never blocks. Answers are passed on."""
         ended = False
-        with suppress(BlockingIOError):
-            while True:
-                try:
-                    chunk = self._socket.recv(65536)
-                except ConnectionError:
-                    chunk = b""
-                if not chunk:
-                    ended = True
-                    break
-                self._buffer += chunk
+        while True:
+            try:
+                chunk = os.read(self._reads, RECEIVE_BYTES)
+            except BlockingIOError:
+                break
+            ended = not chunk
+            self._buffer += chunk
+            if len(chunk) < RECEIVE_BYTES:
+                break
         *lines, self._buffer = self._buffer.split(b"\n")
-        return [json.loads(line) for line in lines], ended
+        said: list[Message] = []
+        for line in lines:
+            try:
+                message = parsed(line)
+                answering = _ANSWERS.get(message["kind"])
+            except (ValueError, TypeError, KeyError):
+                # Its memory is damaged: nothing that it says is believed any more.
+                log.warning("a worker said what is no message; it is ended")
+                self._process.kill()
+                return said, True
+            if answering is not None:
+                answering(self, message)
+            else:
+                self._ready = self._ready or message["kind"] == "ready"
+                said.append(message)
+        return said, ended
+
+    def _inferred(self, message: Message) -> None:
+        if self._asked is None or self._region is None or self._info is None:
+            return
+        if "outputs" in message:
+            self._outputs = [(*place[:2], tuple(place[2]), *place[3:]) for place in message["outputs"]]
+            with suppress(ValueError):
+                self._region.reserve(max((offset + size for *_, offset, size in self._outputs), default=0))
+        view = self._region.view.toreadonly()
+        parts = [view[offset : offset + size_bytes] for _, _, _, offset, size_bytes in self._outputs]
+        tensors = [RawTensor(*place[:3], part) for place, part in zip(self._outputs, parts, strict=True)]
+        done, self._asked = self._asked, None
+        try:
+            done(InferResult(self._info.digest, tuple(tensors), self._region.inference_s))
+        finally:
+            # Whoever kept one would read the next request's values.
+            for part in parts:
+                part.release()
+
+    def _not_inferred(self, message: Message) -> None:
+        if self._asked is not None:
+            done, self._asked = self._asked, None
+            done(InferFailure(FailureKind(message["failure"]), message["reason"]))
 
     def exit_reason(self) -> str:
         """How it ended, in words; call it after `messages` said so."""
@@ -73,36 +210,90 @@ class Worker:
             return "it closed its channel and hangs"
         return f"it was ended by signal {-code}" if code < 0 else f"it ended with exit code {code}"
 
+    def kill(self) -> None:
+        """End it at once, in the middle of what it does."""
+        self._process.kill()
+        self.stop()
+
     def stop(self) -> None:
         """End it: close the channel, then kill."""
-        self._socket.close()
+        self.give_up("the worker was stopped")
+        self._close()
+        if self._region is not None:
+            self._region.close()
+            self._region = None
         try:
             self._process.wait(STOP_AFTER_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
+    def _close(self) -> None:
+        """Close the channel, once."""
+        for descriptor in (self._reads, self._writes):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._reads = self._writes = -1
 
-def self_test(slot: Path, spec: VariantSpec) -> Worker:
+
+_INFER = f"{INFER}\n".encode()
+_ANSWERS = {"inferred": Worker._inferred, "not_inferred": Worker._not_inferred}  # noqa: SLF001 - its own table
+
+
+def model_info(spec: VariantSpec, digest: str) -> ModelInfo:
+    """What a variant says of itself to whoever sends requests."""
+    inputs, outputs = (tuple(_tensor_info(one) for one in tensors) for tensors in (spec.inputs, spec.outputs))
+    return ModelInfo(spec.name, digest, spec.runtime.value, inputs, outputs)
+
+
+def _tensor_info(tensor: TensorSpec) -> TensorInfo:
+    return TensorInfo(tensor.name, tensor.dtype, tensor.shape)
+
+
+def _plan(mode: str, slot: Path, spec: VariantSpec, runtime: RuntimeSettings, worker: WorkerSettings) -> Message:
+    return {
+        "mode": mode,
+        "slot": str(slot),
+        "spec": spec.model_dump(mode="json"),
+        "golden_file": GOLDEN_FILE,
+        "options": slot_options.applied(slot, runtime).model_dump(mode="json"),
+        "memory_mb": worker.memory_mb,
+    }
+
+
+def self_test(
+    slot: Path, spec: VariantSpec, runtime: RuntimeSettings = DEFAULT_RUNTIME, worker: WorkerSettings = DEFAULT_WORKER
+) -> Worker:
     """Start a self-test of a variant."""
-    return Worker(
-        {
-            "mode": "self_test",
-            "slot": str(slot),
-            "spec": spec.model_dump(mode="json"),
-            "golden_file": GOLDEN_FILE,
-        }
-    )
+    return Worker(_plan("self_test", slot, spec, runtime, worker))
 
 
-def inference(slot: Path, spec: VariantSpec, source: ReplaySource, window_s: float) -> Worker:
-    """Start inference over a source."""
-    return Worker(
-        {
-            "mode": "run",
-            "slot": str(slot),
-            "spec": spec.model_dump(mode="json"),
-            "source": {"path": str(source.path.resolve()), "rate_per_s": source.rate_per_s},
-            "window_s": window_s,
-        }
-    )
+def benchmark(
+    slot: Path, spec: VariantSpec, runtime: RuntimeSettings = DEFAULT_RUNTIME, worker: WorkerSettings = DEFAULT_WORKER
+) -> Worker:
+    """Start a worker that says `ready`, and then measures whenever it is told to, with `runtime` as it is.
+
+    To {"kind": "run", "runs": least number, "seconds": least time, "most": how many to tell of} it answers {"kind":
+    "ran", "runs": how many there were, "seconds": [...], "end_to_end_s": [...]}: the runtime's call alone, and that
+    with the conversions at its borders, of twice as many or fewer.
+    """
+    # What was chosen for the slot before is measured anew, and must not stand in for it.
+    return Worker(_plan("benchmark", slot, spec, runtime, worker) | {"options": runtime.model_dump(mode="json")})
+
+
+def inference(slot: Path, spec: VariantSpec, digest: str, settings: Settings) -> Worker:
+    """Start a worker that takes requests once it says `ready`, and counts, with the source, once told to begin."""
+    region = Region.make()
+    source, sinks = settings.source, settings.sinks
+    plan = _plan("run", slot, spec, settings.runtime, settings.worker) | {
+        "memory": region.fileno(),
+        "source": None if source is None else source.model_dump(mode="json"),
+        "sinks": [sink.model_dump(mode="json") for sink in sinks],
+        "digest": digest,
+        "window_s": settings.telemetry.window_s,
+    }
+    try:
+        return Worker(plan, region, model_info(spec, digest))
+    except OSError:
+        region.close()
+        raise

@@ -12,19 +12,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgefleet import durable
+from edgefleet import durable, spans
 from edgefleet.errors import EdgefleetError, InputError
 from edgefleet.server.data_folder import STORE_FILE
-from edgefleet.server.store import DeviceRow, DeviceTelemetry, Store
+from edgefleet.server.store import DeviceRow, Store
+from edgefleet.spans import EnergyTotal, Figure, Span
 from edgefleet_demo import broker as brokers
 from edgefleet_demo import digits, scene
 from edgefleet_demo.processes import EDGEFLEET, Process, ProcessGroup
+from edgefleet_device_profiles import catalogue
 
 PACKAGE_NAME = "digits"
 VERSION = "1.0.0"
@@ -127,21 +128,45 @@ def _summary(row: DeviceRow, store: Store) -> dict[str, Any]:
         "accuracy": seen.correct / seen.labelled if seen.labelled else None,
         "inferences": seen.inferences,
         "errors": seen.errors,
-        "latency": {"p50_ms": seen.p50_ms, "p90_ms": seen.p90_ms, "reason": seen.latency_reason},
-        "power": _power(seen),
+        "achieved_per_s": seen.span.achieved_per_s,
+        "latency": _latency(seen.span),
+        "power": _power(seen.span.energy, row.profile),
     }
 
 
-def _power(seen: DeviceTelemetry) -> dict[str, Any] | None:
-    fields = asdict(seen)
-    if seen.watts is None:
-        return None
+def _latency(span: Span) -> dict[str, Any]:
+    """Of the runtime's call alone, and of everything from the input to the outputs."""
+    p50, p90, p99 = (spans.percentile(span.inference, q) for q in (0.5, 0.9, 0.99))
+    whole = spans.percentile(span.end_to_end, 0.9)
     return {
-        "watts": seen.watts,
-        "source": seen.power_source,
-        "scope": seen.power_scope,
-        **{name: fields[name] for name in ("low_w", "high_w") if fields[name] is not None},
-        "reason": seen.power_reason,
+        "p50_ms": _milli(p50),
+        "p90_ms": _milli(p90),
+        "p99_ms": _milli(p99),
+        "end_to_end_p90_ms": _milli(whole),
+        "reason": p50.reason or p90.reason or p99.reason,
+    }
+
+
+def _milli(figure: Figure) -> float | None:
+    return None if figure.value is None else figure.value * 1000
+
+
+def _power(energy: EnergyTotal | None, profile: str | None) -> dict[str, Any] | None:
+    if energy is None or energy.watts is None:
+        return None
+    figures: dict[str, Any] = {"watts": energy.watts, "source": energy.source, "scope": energy.scope}
+    if energy.source == "estimated":
+        figures |= {"low_w": energy.low_j / energy.duration_s, "high_w": energy.high_j / energy.duration_s}
+    gross = spans.energy_per_inference(energy)
+    model = None if profile is None else catalogue.load(profile).power
+    # The profile's idle power is of one scope.
+    comparable = model is not None and model.scope == energy.scope
+    net = spans.net_of_idle(energy, model.idle_w) if model is not None and comparable else Figure(None)
+    return figures | {
+        "reason": energy.reason,
+        "mj_per_inference": _milli(gross),
+        "mj_net_of_idle": _milli(net),
+        "mj_reason": gross.reason,
     }
 
 
@@ -150,7 +175,8 @@ def _reported(store: Store, row: DeviceRow) -> bool:
     if row.digest is None:
         return False
     seen = store.telemetry(row.device, row.digest)
-    return seen.labelled >= HELDOUT_SAMPLES and seen.p90_ms is not None
+    has_percentiles = spans.percentile(seen.span.inference, 0.9).value is not None
+    return seen.labelled >= HELDOUT_SAMPLES and has_percentiles
 
 
 def _clear(folder: Path) -> None:

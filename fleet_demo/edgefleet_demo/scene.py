@@ -16,6 +16,9 @@ from edgefleet_demo import digits
 FLEET = "demo"
 WINDOW_S = 2.0
 RATE_PER_S = 200.0
+PROBATION_S = 10.0
+UNMEASURED = "candidates = 1\nthreads = [1]\n"
+"""The first choice of the profile in one setting: there is nothing to benchmark."""
 CALIBRATION_SAMPLES = 256
 
 
@@ -59,11 +62,13 @@ def write_settings(
     *,
     window_s: float = WINDOW_S,
     rate_per_s: float = RATE_PER_S,
+    probation_s: float = PROBATION_S,
+    selection: str = UNMEASURED,
     more: str = "",
 ) -> Path:
     """Write an agent's settings file, beside its identity folder and a state folder of its own.
 
-    `more` is TOML that comes last.
+    `selection` is TOML of that section, `more` comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "agent.toml"
@@ -73,7 +78,8 @@ def write_settings(
         'identity = "identity"\n'
         'state_folder = "state"\n'
         f'[source]\nkind = "replay"\npath = {json.dumps(str(source.resolve()))}\nrate_per_s = {rate_per_s}\n'
-        f"[telemetry]\nwindow_s = {window_s}\n{more}",
+        f"[telemetry]\nwindow_s = {window_s}\n[selection]\n{selection}"
+        f"[probation]\ndeadline_s = {probation_s}\n{more}",
         encoding="utf-8",
     )
     return path

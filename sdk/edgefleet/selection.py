@@ -5,7 +5,7 @@ Pure: the same values give the same answer. It reads the index only, so no varia
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -27,6 +27,17 @@ class Candidate:
     precision: str
     architecture: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may be pulled to be measured."""
+
+    candidates: int = 3
+    max_bytes: int | None = None
+    """Of all of them; None: no limit. The first choice may exceed it."""
+    metered: bool = False
+    """Bytes cost money: one variant is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +118,30 @@ def shortlist(profile: Profile, installed: Mapping[Runtime, str], offered: Itera
         fit.append((key, Verdict(candidate, 0, f"{candidate.runtime} {candidate.precision}: {allowed.reason}")))
     ranked = [verdict for _, verdict in sorted(fit, key=lambda pair: pair[0])]
     return [Verdict(v.candidate, rank, v.reason) for rank, v in enumerate(ranked)] + refused
+
+
+def to_measure(
+    verdicts: Sequence[Verdict], bounds: Bounds, preferred: str | None = None
+) -> tuple[list[Candidate], str]:
+    """(what to pull and measure, why no more): of a shortlist the best of each runtime, then the next of each.
+
+    `preferred` is the digest that a prior names: that one alone, where it is on the shortlist. The first choice is
+    always among them; none where the shortlist has none.
+    """
+    fit = [verdict.candidate for verdict in verdicts if verdict.rank is not None]
+    if (known := [candidate for candidate in fit if candidate.digest == preferred]) or bounds.metered:
+        return known or fit[:1], "the same hardware chose it before" if known else "the link is metered"
+    seen: dict[str, int] = {}
+    places = []
+    for place, candidate in enumerate(fit):
+        seen[candidate.runtime] = seen.get(candidate.runtime, 0) + 1
+        places.append((seen[candidate.runtime], place))
+    chosen: list[Candidate] = []
+    total_bytes = 0
+    for _, place in sorted(places):
+        candidate = fit[place]
+        is_small = bounds.max_bytes is None or total_bytes + candidate.size_bytes <= bounds.max_bytes
+        if len(chosen) < bounds.candidates and (is_small or not chosen):
+            chosen.append(candidate)
+            total_bytes += candidate.size_bytes
+    return chosen, f"{len(chosen)} of {len(fit)} that fit, {total_bytes} bytes"

@@ -48,6 +48,11 @@ kind = "replay"
 path = "inputs.npz"
 [telemetry]
 window_s = 0.5
+[selection]
+candidates = 1
+threads = [1]
+[probation]
+deadline_s = 1
 """
 
 
@@ -246,7 +251,7 @@ class Device:
         while not ready():
             if time.monotonic() > deadline:
                 raise AssertionError(f"{what}: not within {PATIENCE_S} s; events: {self.events()}")
-            select.select(self.agent._descriptors(), [], [], 0.02)
+            select.select(list(self.agent._readers()), [], [], 0.02)
             self.turn()
 
     def settle(self) -> None:

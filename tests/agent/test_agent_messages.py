@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import time
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
-from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
 
 from agent.agent_lab import DEVICE, FLEET, Device, Fleet
-from edgefleet.errors import BusyError, StorageError
+from edgefleet.errors import BusyError
 from edgefleet.protocol.messages import Ack, ActiveVariant, DeviceState, Facts, Online, State
 from edgefleet.protocol.topics import TopicName, topic_for
-from edgefleet.selection import Candidate
 from edgefleet_agent.agent import Agent
 from edgefleet_agent.journal import Journal
 
@@ -115,7 +110,7 @@ def test_what_a_cancelled_job_leaves_is_removed_once_it_has_ended(device: Device
 def test_a_disk_that_gives_nothing_back_does_not_end_the_agent(
     device: Device, home: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     begun(device, home)
@@ -173,40 +168,6 @@ def test_a_clock_that_runs_backwards_is_held_by_what_was_verified(
     verified = time.time()
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     assert device.agent.wall_clock() == pytest.approx(verified, abs=60)
-
-
-@pytest.mark.parametrize("disk_refuses", [False, True])
-def test_at_no_moment_does_the_journal_name_a_slot_that_is_gone(
-    device: Device, home: Fleet, monkeypatch: pytest.MonkeyPatch, disk_refuses: bool
-) -> None:
-    """After a power cut the journal says what runs, and there may be no network to pull anything."""
-    begun(device, home)
-    installer, slots, journal = device.agent._installer, device.agent._folder.slots, device.agent.journal
-    new, install = "sha256:" + "2" * 64, installer.current
-    assert install is not None
-    for digest in (ACTIVE.digest, new):
-        slots.path(digest).mkdir()
-    journal.record(active=ACTIVE, state=State.ACTIVATING)
-    install.candidate = Candidate(new, "v2", "onnxruntime", ">=1.20", "int8", "amd64", 1)
-    monkeypatch.setattr(install, "spec", SimpleNamespace(name="v2", runtime="onnxruntime", precision="int8"))
-    gone: list[Path] = []
-
-    def remove(path: Path, **_: object) -> None:
-        on_disk = Journal(device.agent.settings.state_folder, journal.entry).entry.active
-        assert on_disk is not None
-        assert path != slots.path(on_disk.digest)
-        gone.append(path)
-
-    monkeypatch.setattr(shutil, "rmtree", remove)
-    with monkeypatch.context() as patch:
-        if disk_refuses:
-            patch.setattr(Journal, "_write", Mock(side_effect=StorageError("writing", "no space", "free some")))
-        installer._activate(install)
-        installer.advance(0.0, hold_downloads=False)
-        assert (slots.path(ACTIVE.digest) in gone) is not disk_refuses
-    journal.retry()
-    installer.advance(1.0, hold_downloads=False)
-    assert slots.path(ACTIVE.digest) in gone
 
 
 def test_what_a_power_cut_left_beside_the_committed_variant_is_removed(open_device: Callable[[], Device]) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from agent.agent_lab import DEVICE, FLEET, Device, Fleet
-from edgefleet import durable
 from edgefleet.protocol.signed import COMMAND_TYPE, CommandName, Envelope
 from edgefleet.protocol.topics import TopicName, topic_for
 from edgefleet.trust.envelope import sign
 from edgefleet.trust.keys import KeyFolder
+from edgefleet_agent import reserved_file
 
 
 def hellos(device: Device) -> int:
@@ -75,7 +75,7 @@ def test_what_cannot_be_remembered_is_not_run(device: Device, home: Fleet, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_file", full)
+        patch.setattr(reserved_file, "replace", full)
         command(device, home.command("c1", CommandName.REPORT, device.enrolment_id))
     assert hellos(device) == 0
     assert [kind for kind, _ in device.events()] == ["command_refused"]

@@ -20,6 +20,7 @@ from edgefleet.protocol.messages import Reply, Request, RequestKind, State, Stat
 from edgefleet.protocol.signed import Action
 from edgefleet.protocol.topics import short_digest
 from edgefleet_agent import preparation, supervise
+from edgefleet_agent.acquisition import Means
 from edgefleet_agent.install import Install, InstallError
 from edgefleet_agent.part_file import PartFile
 from edgefleet_agent.slots import Slots
@@ -73,7 +74,8 @@ class Host:
         target = DESIRED.deployment.target.model_copy(update={"index_digest": self.package.digest})
         deployment = DESIRED.deployment.model_copy(update={"target": target})
         desired = DESIRED.model_copy(update={"deployment": deployment})
-        return Install(desired, catalogue.load("generic-x86-64"), RUNTIMES, self.slots, self, resumed=resumed)
+        means = Means(self.slots, self)
+        return Install(desired, catalogue.load("generic-x86-64"), RUNTIMES, means, resumed=resumed)
 
     def answer(self, install: Install) -> None:
         asked, self.asked = self.asked, []
@@ -135,6 +137,9 @@ def test_the_whole_way(host: Host) -> None:
     assert install.progress is not None
     assert install.progress.verified_bytes == install.progress.total_bytes == sum(layer.size for layer in pulled)
     assert host.noted == ["variant_selected", "download_planned", "self_test"]
+    # Until its worker is warm the loop turns.
+    install.tick(host.now + 1)
+    assert install.state is State.ACTIVATING
     install.close()
     install.close()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from edgefleet import durable
 from edgefleet.errors import StorageError
 from edgefleet.protocol.messages import ActiveVariant, Progress, State
 from edgefleet.protocol.signed import Action, Deployment, Desired, PackageVersion
+from edgefleet_agent import reserved_file
 from edgefleet_agent.journal import Enrolment, Entry, Journal, Refusal
 
 FRESH = Entry(enrolment=Enrolment(fleet="home", device="pi-kitchen", enrolment_id="e1"))
@@ -104,7 +108,7 @@ def test_a_full_disk_leaves_the_old_journal(tmp_path: Path, monkeypatch: pytest.
             journal.record(state=State.FAILED)
     assert journal.entry.state is State.COMMITTED
     assert (tmp_path / "journal.json").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["journal.json"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"journal.json", ".journal.json.tmp", ".journal.json.old"}
     journal.record(state=State.FAILED)
     assert Journal(tmp_path, FRESH).entry.state is State.FAILED
 
@@ -114,7 +118,7 @@ def test_a_record_that_fails_changes_nothing_and_leaves_nothing_to_write(
 ) -> None:
     journal = Journal(tmp_path, FRESH)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_file", full)
+        patch.setattr(reserved_file, "replace", full)
         with pytest.raises(StorageError):
             journal.record(state=State.FAILED)
     written = count_writes(monkeypatch)
@@ -125,13 +129,13 @@ def test_a_record_that_fails_changes_nothing_and_leaves_nothing_to_write(
 
 def count_writes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     written: list[Path] = []
-    real = durable.write_file
+    real = reserved_file.replace
 
     def write(path: Path, content: bytes) -> None:
         written.append(path)
         real(path, content)
 
-    monkeypatch.setattr(durable, "write_file", write)
+    monkeypatch.setattr(reserved_file, "replace", write)
     return written
 
 
@@ -141,7 +145,7 @@ def test_a_note_holds_in_memory_while_the_disk_refuses_and_is_written_later(
     """An outcome that cannot be written is still reported: a full disk must not turn it into a crash."""
     journal = Journal(tmp_path, FRESH)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_file", full)
+        patch.setattr(reserved_file, "replace", full)
         journal.note(state=State.FAILED, reason="insufficient_storage")
         journal.retry()
         journal.note(pulled_bytes=7)
@@ -167,7 +171,7 @@ def test_a_record_after_a_note_that_could_not_be_written_writes_both(
 ) -> None:
     journal = Journal(tmp_path, FRESH)
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_file", full)
+        patch.setattr(reserved_file, "replace", full)
         journal.note(connection=5)
     journal.record(state=State.FAILED)
     found = Journal(tmp_path, FRESH).entry
@@ -188,3 +192,53 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_after(
     monkeypatch.setattr(os, "fsync", fsync)
     durable.write_file(target, b"new")
     assert said == [(False, False), (True, True)]
+
+
+@pytest.fixture(name="tiny_disk")
+def _tiny_disk(tmp_path: Path, need: Callable[[bool, str], None]) -> Iterator[Path]:
+    """A folder on a file system of its own with 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    need(subprocess.run(command, check=False, capture_output=True).returncode == 0, "the right to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_without_a_free_byte_takes_the_journal_as_often_as_it_changes(tiny_disk: Path) -> None:
+    """What ran out of room can still be told after a power cut: the place of the journal and its last error is kept."""
+    journal = Journal(tiny_disk, FRESH)
+    journal.record(state=State.DOWNLOADING)
+    with suppress(OSError), (tiny_disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"\0" * 4096):
+            pass
+    with pytest.raises(OSError, match="No space left"):
+        (tiny_disk / "another").write_bytes(b"1" * 4096)
+    for number in range(5):
+        journal.record(state=State.FAILED, reason="insufficient_storage: " + "x" * number * 1000, desired=DESIRED)
+        again = Journal(tiny_disk, FRESH)
+        assert (again.entry, again.damage) == (journal.entry, None)
+
+
+def test_what_a_power_cut_leaves_beside_the_journal_is_no_obstacle(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, FRESH)
+    for left in (".journal.json.tmp", ".journal.json.old"):
+        (tmp_path / left).write_bytes(b"half of")
+        journal.record(connection=journal.entry.connection + 1)
+        assert Journal(tmp_path, FRESH).entry == journal.entry
+    assert {path.name for path in tmp_path.iterdir()} == {"journal.json", ".journal.json.tmp"}
+
+
+def test_a_file_system_without_second_names_takes_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, FRESH)
+    monkeypatch.setattr(os, "link", full)
+    for number in (1, 2, 3):
+        journal.record(connection=number)
+        assert Journal(tmp_path, FRESH).entry.connection == number
+
+
+def test_what_does_not_fit_into_the_room_grows_beyond_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, FRESH)
+    for reason in ("long " * 10_000, "short", "long " * 9_000):
+        journal.record(reason=reason)
+        assert Journal(tmp_path, FRESH).entry.reason == reason

@@ -10,6 +10,7 @@ import pytest
 from edgefleet.errors import InputError
 from edgefleet_agent import facts
 from edgefleet_agent.settings import load
+from edgefleet_agent.source_settings import FolderSource, JsonlSink, MqttSink, ReplaySource
 
 SHIPPED = Path(__file__).parents[2] / "agent" / "edgefleet-agent.toml"
 GOOD = """
@@ -36,6 +37,8 @@ def test_the_shipped_file_is_valid_and_shows_the_defaults(tmp_path: Path) -> Non
     assert (shipped.broker, shipped.telemetry) == (shortest.broker, shortest.telemetry)
     assert shipped.download == shortest.download
     assert shortest.identity == tmp_path / "identity"
+    assert isinstance(shipped.source, ReplaySource)
+    assert isinstance(shortest.source, ReplaySource)
     assert shipped.source.rate_per_s == shortest.source.rate_per_s
     assert "# root" in SHIPPED.read_text()
 
@@ -53,10 +56,34 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     found = load(Path("etc/agent.toml"))
     assert found.state_folder == Path("etc/state")
     assert found.identity == Path("etc/identity")
+    assert isinstance(found.source, ReplaySource)
     assert found.source.path == Path("etc/inputs.npz")
     absolute = GOOD.replace('"state"', '"/var/lib/x"').replace('"inputs.npz"', '"/srv/x.npz"')
     found = load(write(tmp_path / "etc", absolute))
+    assert isinstance(found.source, ReplaySource)
     assert (found.state_folder, found.source.path) == (Path("/var/lib/x"), Path("/srv/x.npz"))
+
+
+def test_a_source_is_optional_and_sinks_are_as_many_as_asked_for(tmp_path: Path) -> None:
+    plain = load(write(tmp_path, GOOD.partition("[source]")[0]))
+    assert (plain.source, plain.sinks) == (None, ())
+    more = """[[sinks]]
+kind = "jsonl"
+path = "results.jsonl"
+[[sinks]]
+kind = "mqtt"
+topic = "home/results"
+broker = { user = "pi", password_file = "secret" }
+"""
+    found = load(write(tmp_path, GOOD.replace("replay", "folder") + more))
+    assert isinstance(found.source, FolderSource)
+    assert found.source.path == tmp_path / "inputs.npz"
+    lines, topic = found.sinks
+    assert isinstance(lines, JsonlSink)
+    assert lines.path == tmp_path / "results.jsonl"
+    assert isinstance(topic, MqttSink)
+    assert topic.broker.password_file == tmp_path / "secret"
+    assert (topic.broker.host, topic.broker.port) == ("127.0.0.1", 1883)
 
 
 def test_a_relative_root_is_relative_to_the_file_too(tmp_path: Path) -> None:
@@ -80,14 +107,26 @@ def test_a_relative_root_is_relative_to_the_file_too(tmp_path: Path) -> None:
         ("[source]", '[download]\nhttp = "always"\n[source]', "download.http"),
         ("[source]", '[download]\nbase_url = "ftp://x"\n[source]', "download.base_url"),
         ("[source]", '[download]\nbase_url = "http://a b"\n[source]', "download.base_url"),
-        ('"replay"', '"camera"', "source.kind"),
-        ('path = "inputs.npz"', "", "source.path"),
-        ('path = "inputs.npz"', 'path = "x"\nrate_per_s = 0', "source.rate_per_s"),
-        ('path = "inputs.npz"', 'path = "x"\nrate_per_s = inf', "source.rate_per_s"),
-        ('path = "inputs.npz"', 'path = "x"\nrate_per_s = nan', "source.rate_per_s"),
+        ('"replay"', '"thermometer"', "source: Input tag 'thermometer'"),
+        ('"replay"', '"camera"', "source.camera.path: Extra inputs"),
+        ('"replay"', '"mqtt"', "source.mqtt.topic: Field required"),
+        ('"replay"', '"folder"\nafter = "move"', "source.folder.after"),
+        ('path = "inputs.npz"', "", "source.replay.path"),
+        ('path = "inputs.npz"', 'path = "x"\nrate_per_s = 0', "source.replay.rate_per_s"),
+        ('path = "inputs.npz"', 'path = "x"\nrate_per_s = inf', "source.replay.rate_per_s"),
+        ('path = "inputs.npz"', 'path = "x"\nrate_per_s = nan', "source.replay.rate_per_s"),
+        ("[source]", '[[sinks]]\nkind = "jsonl"\n[source]', "sinks.0.jsonl.path"),
+        ("[source]", '[[sinks]]\nkind = "mqtt"\ntopic = "home/#"\n[source]', "sinks.0.mqtt.topic"),
         ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nwindow_s = 0.1', "telemetry.window_s"),
+        ('path = "inputs.npz"', 'path = "x"\n[runtime]\nthreads = 0', "runtime.threads"),
+        ('path = "inputs.npz"', 'path = "x"\n[runtime]\nproviders = []', "runtime.providers"),
+        ('path = "inputs.npz"', 'path = "x"\n[runtime]\ndevice = "gpu"', "runtime.device"),
+        ('path = "inputs.npz"', 'path = "x"\n[runtime]\nprecision_hint = "int8"', "runtime.precision_hint"),
+        ('path = "inputs.npz"', 'path = "x"\n[worker]\nmemory_mb = 1', "worker.memory_mb"),
+        ('path = "inputs.npz"', 'path = "x"\n[worker]\nswap = "cold"', "worker.swap"),
         ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nwindow_s = nan', "telemetry.window_s"),
-        ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nspool_messages = 9', "telemetry.spool_messages"),
+        ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nspool_mb = 1', "telemetry.spool_mb"),
+        ('path = "inputs.npz"', 'path = "x"\n[telemetry]\nreplay_per_s = 0', "telemetry.replay_per_s"),
         ("[source]", "[colours]\nred = 1\n[source]", "colours"),
         ("[source]", "[source", "it is not TOML"),
         ("[source]", 'profile = "a"\n[source]', "it is not TOML"),

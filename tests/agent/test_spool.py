@@ -1,4 +1,4 @@
-"""The spool: bounded, in order, and no number used twice."""
+"""The spool: in order, paced, bounded, and no number used twice."""
 
 from __future__ import annotations
 
@@ -11,15 +11,30 @@ from typing import cast
 
 import pytest
 
+from edgefleet.protocol.decisions import (
+    DECISION_EVENT,
+    MAX_CANDIDATES,
+    CandidateRecord,
+    Conditions,
+    DecisionRecord,
+    Objective,
+    Standing,
+)
 from edgefleet.protocol.messages import Event, Spooled, Telemetry
 from edgefleet.server.store import Store
-from edgefleet_agent import telemetry
-from edgefleet_agent.telemetry import IN_FLIGHT, RESEND_AFTER_S, Spool
+from edgefleet_agent import spool as spools
+from edgefleet_agent.spool import IN_FLIGHT, MOST_EVENT_BYTES, RESEND_AFTER_S, Spool
+from edgefleet_agent.spool_file import LEAST_BYTES, SpoolFile
 from sdk.wire_examples import ESTIMATED_WINDOW, FACTS, MANIFEST, WINDOW
 
+LONG = "x" * 4000
 
-def open_spool(folder: Path, limit: int = 1000, boot_id: str = "b1") -> Spool:
-    return Spool(folder / "spool.sqlite", "e1", boot_id, limit)
+
+def open_spool(folder: Path, boot_id: str = "b1", replay_per_s: float = 1000.0) -> Spool:
+    """As the agent does, but that no call waits for the disk."""
+    spool = Spool(folder / "spool.sqlite", "e1", boot_id, limit_bytes=LEAST_BYTES, replay_per_s=replay_per_s)
+    spool._file._db.execute("PRAGMA synchronous = OFF")
+    return spool
 
 
 @pytest.fixture(name="spool")
@@ -31,7 +46,17 @@ def _spool(tmp_path: Path) -> Iterator[Spool]:
 
 def windows(spool: Spool, count: int) -> None:
     for number in range(count):
-        spool.add_window(WINDOW.model_copy(update={"count": number}))
+        spool.add_window(WINDOW.model_copy(update={"duration_s": float(number)}))
+
+
+def fill(spool: Spool) -> int:
+    """Windows and long events until windows were dropped; returns how many events."""
+    events = 0
+    while not spool._file.lost():
+        windows(spool, 4)
+        spool.add_event("note", f"{events} {LONG}")
+        events += 1
+    return events
 
 
 def seqs(messages: Iterator[Spooled]) -> list[int]:
@@ -44,6 +69,7 @@ def everything(spool: Spool, now: float = 0.0) -> list[Spooled]:
     spool.restart()
     while batch := list(spool.due(now)):
         found += batch
+        now += 1.0
         spool.acknowledged(spool.id, batch[-1].seq, now)
     return found
 
@@ -146,69 +172,127 @@ def test_an_acknowledgement_of_more_than_is_held_is_harmless(spool: Spool) -> No
     assert seqs(spool.due(0.0)) == [3]
 
 
+def test_no_more_are_sent_in_a_second_than_allowed(tmp_path: Path) -> None:
+    """A fleet that comes back after a day must not send its day at once."""
+    spool = open_spool(tmp_path, replay_per_s=20)
+    windows(spool, 300)
+    sent = []
+    for turn in range(50):
+        now = 7.0 + turn / 10
+        batch = seqs(spool.due(now))
+        sent += batch
+        spool.acknowledged(spool.id, sent[-1], now)
+    assert sent == list(range(1, 20 + 20 * 49 // 10 + 1))
+    windows(spool, 1)
+    spool.restart()
+    assert len(seqs(spool.due(12.0))) == 20
+    spool.close()
+
+
+def test_what_could_not_be_handed_over_is_not_taken_for_sent(spool: Spool) -> None:
+    windows(spool, 5)
+    taken = []
+    for message in spool.due(0.0):
+        if message.seq == 3:
+            break
+        taken.append(message.seq)
+    assert taken == [1, 2]
+    assert seqs(spool.due(0.1)) == [3, 4, 5]
+
+
 # Bounds -----------------------------------------------------------------------------------------------
 
 
-def test_the_oldest_windows_go_first_and_events_after_all_of_them(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path, limit=10)
-    for number in range(6):
-        spool.add_event("note", str(number))
-        windows(spool, 5)
-    held = list(spool.due(0.0))
-    assert [message.text for message in held if isinstance(message, Event)] == [str(number) for number in range(6)]
-    kept = [message.seq for message in held if isinstance(message, Telemetry)]
-    assert len(held) == 10
-    assert kept == [33, 34, 35, 36]
+def test_windows_make_room_and_every_event_stays(spool: Spool) -> None:
+    events = fill(spool)
+    held = everything(spool)
+    assert [message.text for message in held if isinstance(message, Event) and message.kind == "note"] == [
+        f"{number} {LONG}" for number in range(events)
+    ]
+    numbers = [message.seq for message in held]
+    assert numbers == sorted(set(numbers))
 
 
-def test_events_alone_do_not_fill_the_disk_either(tmp_path: Path) -> None:
-    """An agent that fails once a minute on an island for a year."""
-    spool = open_spool(tmp_path, limit=10)
-    windows(spool, 3)
-    for number in range(25):
-        spool.add_event("note", str(number))
-    held = list(spool.due(0.0))
-    assert [message.text for message in held if isinstance(message, Event)] == [str(number) for number in range(15, 25)]
-    assert len(held) == 10
+def test_a_text_without_end_is_cut(spool: Spool) -> None:
+    spool.add_event("note", "ß" * MOST_EVENT_BYTES)
+    spool.add_event("note", "a lone half \ud800 of a character")
+    long, half = spool.due(0.0)
+    assert isinstance(long, Event)
+    assert isinstance(half, Event)
+    assert long.text == "ß" * (MOST_EVENT_BYTES // 2)
+    assert half.text == "a lone half ? of a character"
 
 
-def test_a_loss_is_said_once_when_the_server_answers_again_and_not_before(tmp_path: Path) -> None:
+def test_the_largest_record_of_a_benchmark_is_not_cut(spool: Spool) -> None:
+    candidate = CandidateRecord(
+        digest=MANIFEST, name="n" * 63, threads=1024, size_bytes=2**53 - 1, standing=Standing.OVER_BUDGET,
+        reason="r" * 300, runs=2**53 - 1, memory_bytes=2**53 - 1,
+        **dict.fromkeys(("p50_s", "p90_s", "low_s", "high_s", "inference_p90_s", "energy_j"), 1.2345678901234567e-5),
+    )  # fmt: skip
+    record = DecisionRecord(
+        hardware_class="h" + "0" * 16, index_digest=MANIFEST, objective=Objective.LATENCY, conditions=Conditions.IDLE,
+        throttled_share=0.123456789, complete=True, chosen=MANIFEST, threads=1024, reason="r" * 1000,
+        command="c" * 300, agent_version="v" * 64, candidates=(candidate,) * MAX_CANDIDATES,
+    )  # fmt: skip
+    spool.add_event(DECISION_EVENT, record.encode().decode())
+    (event,) = spool.due(0.0)
+    assert isinstance(event, Event)
+    assert DecisionRecord.decode(event.text.encode()) == record
+
+
+def test_a_loss_is_said_once_when_the_server_answers_again_and_not_before(spool: Spool) -> None:
     """Said at once, the word of the loss would push out what is left."""
-    spool = open_spool(tmp_path, limit=10)
-    windows(spool, 24)
-    held = list(spool.due(0.0))
-    assert not any(isinstance(message, Event) for message in held)
+    while not spool._file.lost():
+        windows(spool, 50)
+    lost = spool._file.lost()
+    assert not any(isinstance(message, Event) for message in spool.due(0.0))
     spool.acknowledged(spool.id, 0, 0.5)
-    assert list(spool.due(0.6)) == []
-    for seq in (20, 24):
-        spool.acknowledged(spool.id, seq, 1.0)
-    (said,) = spool.due(1.0)
-    assert isinstance(said, Event)
-    assert (said.kind, said.text) == ("telemetry_lost", "14 windows or events did not fit the spool")
-    spool.acknowledged(spool.id, said.seq, 2.0)
+    assert not any(isinstance(message, Event) for message in spool.due(1.6))
+    said = [message for message in everything(spool, 3.0) if isinstance(message, Event)]
+    assert [(event.kind, event.text) for event in said] == [
+        ("telemetry_lost", f"{lost.dropped} messages between the numbers 1 and {lost.last_seq} were given up")
+    ]
     windows(spool, 1)
-    assert not any(isinstance(message, Event) for message in spool.due(2.0))
+    assert not any(isinstance(message, Event) for message in everything(spool, 100.0))
 
 
-def test_dropped_windows_do_not_stop_the_acknowledgements(tmp_path: Path) -> None:
-    """Against the real store: an old event, then a hole where windows were dropped, then what was kept."""
-    spool, store = open_spool(tmp_path, limit=10), Store(tmp_path / "store.sqlite")
+def drain(spool: Spool, store: Store) -> float:
+    """Send all that is held to a store that answers ten times a second; returns the seconds that it took."""
     store.add_facts("pi", FACTS, 0.0)
-    spool.add_event("note", "old")
-    windows(spool, 50)
     now = 0.0
-    for _ in range(20):
-        now += 1.0
-        for message in spool.due(now):
-            if isinstance(message, Telemetry):
-                store.add_telemetry("pi", message, now)
-            elif isinstance(message, Event):
-                store.add_event("pi", message, now)
-            spool.acknowledged(spool.id, store.advance("pi", message.spool_id, message.oldest_seq), now)
-        windows(spool, 1)
-    assert len(everything(spool, now)) <= 1
-    assert store.telemetry("pi", MANIFEST).windows >= 9 + 19
-    assert ("telemetry_lost", "41 windows or events did not fit the spool") in store.events("pi")
+    while spool._file.newest_seq > spool._settled_seq:
+        now += 0.1
+        contiguous = 0
+        with store.transaction():
+            for message in spool.due(now):
+                if isinstance(message, Telemetry):
+                    store.add_telemetry("pi", message, now)
+                elif isinstance(message, Event):
+                    store.add_event("pi", message, now)
+                contiguous = store.advance("pi", spool.id, message.oldest_seq)
+        spool.acknowledged(spool.id, contiguous, now)
+    return now
+
+
+def test_dropped_windows_do_not_stop_the_acknowledgements(tmp_path: Path, spool: Spool) -> None:
+    events, store = fill(spool), Store(tmp_path / "store.sqlite")
+    drain(spool, store)
+    said = [kind for kind, _ in store.events("pi")]
+    assert (said.count("note"), said.count("telemetry_lost")) == (events, 1)
+    store.close()
+
+
+def test_holes_hold_nothing_up(tmp_path: Path, spool: Spool) -> None:
+    """The server waits for numbers that will never come. The device tells it at its next turn: ten seconds of silence
+    for every hole would be minutes."""
+    for number in range(30):
+        spool.add_event("note", str(number))
+        windows(spool, 2)
+    spool._file._db.execute("UPDATE messages SET body = x'00' WHERE kind = 'window'")
+    store = Store(tmp_path / "store.sqlite")
+    assert drain(spool, store) < RESEND_AFTER_S
+    assert [text for kind, text in store.events("pi") if kind == "note"] == [str(number) for number in range(30)]
+    store.close()
 
 
 # Numbers ----------------------------------------------------------------------------------------------
@@ -241,13 +325,6 @@ def test_what_was_not_acknowledged_survives_a_restart_with_its_boot(tmp_path: Pa
         (4, "b2"),
     ]
     spool.close()
-
-
-def test_a_number_is_on_disk_before_it_can_be_sent(spool: Spool) -> None:
-    """In WAL mode with synchronous = NORMAL a power cut takes the last commits back (sqlite.org/wal.html): a number
-    that the server has already stored would be given to another message, which the server would then drop."""
-    (synchronous,) = spool._db.execute("PRAGMA synchronous").fetchone()
-    assert synchronous >= 2
 
 
 @pytest.mark.parametrize("damage", [b"this is no database at all" * 400, b"SQLite format 3\0" + b"\xff" * 5000])
@@ -307,20 +384,21 @@ def test_a_log_left_beside_a_damaged_spool_gives_no_number_away(tmp_path: Path, 
 def test_a_full_disk_stops_neither_the_agent_nor_the_next_window(
     spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (pages,) = spool._db.execute("PRAGMA page_count").fetchone()
-    spool._db.execute(f"PRAGMA max_page_count = {pages}")
-    windows(spool, 100)
+    db = spool._file._db
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    db.execute(f"PRAGMA max_page_count = {pages}")
+    windows(spool, 60)
     held = seqs(spool.due(0.0))
-    assert 0 < len(held) < 100
+    assert 0 < len(held) < 60
     assert seqs(spool.due(20.0)) == held
     assert len(caplog.messages) == 1
-    spool._db.execute("PRAGMA max_page_count = 1000000")
+    db.execute("PRAGMA max_page_count = 1000000")
     windows(spool, 1)
-    assert seqs(spool.due(20.0)) == [held[-1] + 1]
-    spool.acknowledged(spool.id, held[-1] + 1, 21.0)
-    (said,) = spool.due(21.0)
+    assert seqs(spool.due(21.0)) == [held[-1] + 1]
+    spool.acknowledged(spool.id, held[-1] + 1, 22.0)
+    (said,) = spool.due(22.0)
     assert isinstance(said, Event)
-    assert said.text == f"{100 - len(held)} windows or events did not fit the spool"
+    assert said.text == f"{60 - len(held)} messages were refused by the disk, or by a spool full of events"
 
 
 def test_a_disk_that_cannot_be_written_keeps_telemetry_in_memory(tmp_path: Path) -> None:
@@ -352,7 +430,7 @@ def test_a_spool_damaged_inside_does_not_end_the_agent(tmp_path: Path) -> None:
 
 def test_damage_that_shows_in_use_costs_what_was_held_and_no_more(spool: Spool, tmp_path: Path) -> None:
     windows(spool, 5)
-    before, healthy = spool.id, spool._db
+    before, healthy = spool.id, spool._file._db
 
     class Damaged:
         """A connection on a file that was whole when it was opened."""
@@ -364,8 +442,9 @@ def test_damage_that_shows_in_use_costs_what_was_held_and_no_more(spool: Spool, 
             healthy.close()
             (tmp_path / "spool.sqlite").write_bytes(b"damaged" * 1000)
 
-    spool._db = cast("sqlite3.Connection", Damaged())
-    (said,) = spool.due(0.0)
+    spool._file._db = cast("sqlite3.Connection", Damaged())
+    assert list(spool.due(0.0)) == []
+    (said,) = spool.due(0.1)
     assert isinstance(said, Event)
     assert said.kind == "damage"
     windows(spool, 1)
@@ -373,10 +452,23 @@ def test_damage_that_shows_in_use_costs_what_was_held_and_no_more(spool: Spool, 
     assert spool.id != before
 
 
+def test_what_another_version_wrote_is_given_up_and_said_once(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    """An update in the middle of a long silence: the disk is not asked, nor the log written, once for each."""
+    windows(spool, 80)
+    spool._file._db.execute("UPDATE messages SET body = x'00'")
+    windows(spool, 1)
+    assert seqs(spool.due(0.0)) == [81]
+    assert len(caplog.messages) == 1
+    spool.acknowledged(spool.id, 81, 0.1)
+    (said,) = spool.due(0.2)
+    assert isinstance(said, Event)
+    assert said.text == "80 messages between the numbers 1 and 80 were given up"
+
+
 def test_a_row_that_this_version_cannot_read_costs_only_itself(spool: Spool) -> None:
     """Another version wrote it, or its text was damaged: raised in the loop, it would end every start from now on."""
     windows(spool, 3)
-    spool._db.execute("UPDATE messages SET body = '{}' WHERE seq = 2")
+    spool._file._db.execute("UPDATE messages SET body = '{}' WHERE seq = 2")
     assert [seq for seq in seqs(spool.due(0.0)) if seq != 2] == [1, 3]
 
 
@@ -385,19 +477,19 @@ def test_a_damaged_spool_on_a_disk_that_refuses_does_not_end_the_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     (tmp_path / "spool.sqlite").write_bytes(b"damaged" * 1000)
-    real, opened = telemetry._open, []
+    opened: list[str] = []
 
-    def open_(path: str) -> tuple[sqlite3.Connection, str]:
+    def open_(path: str, limit_bytes: int) -> SpoolFile:
         opened.append(path)
         if path != ":memory:" and len(opened) > 1:
             raise sqlite3.OperationalError("database or disk is full")
-        return real(path)
+        return SpoolFile(path, limit_bytes)
 
     def replace(_self: Path, _target: Path) -> Path:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     if how == "full":
-        monkeypatch.setattr(telemetry, "_open", open_)
+        monkeypatch.setattr(spools, "SpoolFile", open_)
     else:
         monkeypatch.setattr(Path, "replace", replace)
     spool = open_spool(tmp_path)

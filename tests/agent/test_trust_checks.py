@@ -19,6 +19,7 @@ from edgefleet.trust.envelope import sign
 from edgefleet.trust.keys import KeyFolder
 from edgefleet.trust.online import metadata_folder
 from edgefleet.trust.repository import Repository
+from edgefleet_agent import reserved_file
 from edgefleet_agent.journal import Journal
 
 BLOB = "sha256:" + "2" * 64
@@ -260,6 +261,7 @@ def test_a_full_disk_does_not_end_the_agent_nor_what_runs(
     install = device.agent._installer.current
     with monkeypatch.context() as patch:
         patch.setattr(durable, "write_file", full)
+        patch.setattr(reserved_file, "replace", full)
         device.desire(home.desired(6, decision, device.enrolment_id))
     assert (device.generation, device.agent._installer.current) == (5, install)
     device.desire(home.desired(6, decision, device.enrolment_id))

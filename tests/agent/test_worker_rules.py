@@ -1,55 +1,30 @@
-"""What the worker computes: percentiles with enough runs, and a self-test that lets nothing wrong pass."""
+"""What the worker does: self-tests that let nothing wrong pass, windows over a source, requests in shared memory."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgefleet_agent import worker
-from edgefleet_agent.sources.replay import Sample
-from edgefleet_agent.worker import Variant, latency_summary, run, self_test
+from edgefleet.sketch import Sketch
+from edgefleet_agent.channel import Message
+from edgefleet_agent.golden import SELF_TEST_RUNS, self_test
+from edgefleet_agent.runtimes import Options
+from edgefleet_agent.serving import NOTHING_NEW_S, Samples, Serving
+from edgefleet_agent.shared_arrays import SharedArrays
+from edgefleet_agent.sources import Sample
+from edgefleet_agent.tensors import Region
+from edgefleet_agent.variant import Variant
 
 Array = NDArray[np.float32]
-
-
-# Latency ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("count", "p50", "p90", "reason"),
-    [
-        (0, None, None, "0 runs: p50 needs 7 runs, p90 needs 64 runs"),
-        (6, None, None, "6 runs: p50 needs 7 runs, p90 needs 64 runs"),
-        (7, 4.0, None, "7 runs: p90 needs 64 runs"),
-        (63, 32.0, None, "63 runs: p90 needs 64 runs"),
-        (64, 32.0, 58.0, None),
-        (100, 50.0, 90.0, None),
-        (101, 51.0, 91.0, None),
-    ],
-)
-def test_a_percentile_needs_its_runs(count: int, p50: float | None, p90: float | None, reason: str | None) -> None:
-    runs = [float(run) for run in range(count, 0, -1)]
-    assert latency_summary(runs) == {"p50_ms": p50, "p90_ms": p90, "reason": reason}
-    assert runs == [float(run) for run in range(count, 0, -1)], "the runs must not be sorted in place"
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0.01, 1e4), min_size=64, max_size=300))
-def test_a_percentile_is_a_run_and_that_share_is_not_above_it(runs: list[float]) -> None:
-    found = latency_summary(runs)
-    for share, value in ((0.5, found["p50_ms"]), (0.9, found["p90_ms"])):
-        assert value in runs
-        assert sum(run <= value for run in runs) >= share * len(runs)
-        assert sum(run < value for run in runs) < share * len(runs) + 1e-9
 
 
 # Self-test --------------------------------------------------------------------------------------------
@@ -84,8 +59,8 @@ SPEC: dict[str, Any] = {
 
 
 def variant(monkeypatch: pytest.MonkeyPatch, model: FakeModel, spec: dict[str, Any] = SPEC) -> Variant:
-    monkeypatch.setattr(worker, "open_model", lambda _runtime, _path, _threads: model)
-    return Variant(Path("slot"), spec)
+    monkeypatch.setattr("edgefleet_agent.variant.open_model", lambda _runtime, _path, _options: model)
+    return Variant(Path("slot"), spec, Options())
 
 
 @pytest.fixture(name="golden")
@@ -99,7 +74,7 @@ def test_golden_outputs_pass_in_the_files_layout(monkeypatch: pytest.MonkeyPatch
     model = FakeModel()
     assert self_test(variant(monkeypatch, model), golden) == {"ok": True, "reason": None, "max_abs_difference": 0.0}
     assert model.shapes == {(2, 3, 1)}
-    assert model.runs == 2 * worker.SELF_TEST_RUNS
+    assert model.runs == 2 * SELF_TEST_RUNS
 
 
 @pytest.mark.parametrize("run", range(4))
@@ -144,79 +119,207 @@ def test_a_permutation_is_undone_on_the_way_out(monkeypatch: pytest.MonkeyPatch,
 # Inference over a source ------------------------------------------------------------------------------
 
 
-class Clock:
-    """The worker's clock; every inference takes 3 ms."""
+class Agent:
+    """The channel's other end: its clock goes on while the worker waits, and messages come at their times."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, end_s: float, *messages: tuple[float, Message]) -> None:
         self.now = 50.0
-        tally = worker._Tally
-        monkeypatch.setattr(worker, "_Tally", lambda: tally(started_at=1e9 + self.now, started_s=self.now))
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        self.came = [*messages, (end_s, {"kind": "leave"})]
+        self.said: list[Message] = []
+        for clock in ("perf_counter", "monotonic"):
+            monkeypatch.setattr(time, clock, lambda: self.now)
+
+    def receive(self, wait_s: float | None) -> Message | None:
+        at, message = self.came[0]
+        if wait_s is not None and 50.0 + at > self.now + wait_s:
+            self.now += wait_s
+            return None
+        self.now = max(self.now, 50.0 + at)
+        del self.came[0]
+        return message
+
+    def send(self, message: Message) -> None:
+        self.said.append(message)
+
+    def send_line(self, line: str) -> None:
+        self.said.append(json.loads(line))
+
+    def windows(self) -> list[Message]:
+        return [message for message in self.said if message["kind"] == "window"]
 
 
 class Classifier:
-    """Says the class that the input names; fails on negative inputs."""
+    """Says the class that the input names, in 3 ms; fails on negative inputs."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self.clock.now += 0.003
+        self.agent.now += 0.003
         wanted = int(inputs["x"].flat[0])
         if wanted < 0:
             raise RuntimeError("the runtime refused")
         return {"y": np.eye(4, dtype=np.float32)[[wanted]]}
 
 
-def samples(*pairs: tuple[int, int | None]) -> Iterator[Sample]:
+def samples(*pairs: tuple[int, int | None] | None) -> Iterator[Sample | None]:
     while True:
-        for value, label in pairs:
-            yield {"x": np.full((1, 1), value, np.float32)}, label
+        for pair in pairs:
+            yield None if pair is None else ({"x": np.full((1, 1), pair[0], np.float32)}, pair[1])
 
 
-def reports(
-    monkeypatch: pytest.MonkeyPatch, source: Iterator[Sample], count: int, rate_per_s: float = 100.0
-) -> list[dict[str, Any]]:
-    clock = Clock(monkeypatch)
-    tensor = {"name": "x", "shape": [1, 1], "permutation": None}
-    spec = SPEC | {"inputs": [tensor], "outputs": [tensor | {"name": "y"}]}
-    monkeypatch.setattr(worker, "open_model", lambda *_: Classifier(clock))
-    found = []
-    for report in run(Variant(Path("slot"), spec), source, rate_per_s, 2.0):
-        if "wait_s" in report:
-            assert 0 <= report["wait_s"] <= 1 / rate_per_s
-            clock.now += report["wait_s"]
-        else:
-            found.append(report)
-            if len(found) == count:
-                break
-    return found
+TENSOR: dict[str, Any] = {"name": "x", "dtype": "float32", "shape": [1, 1], "permutation": None}
+ONE_VALUE = SPEC | {"inputs": [TENSOR], "outputs": [TENSOR | {"name": "y"}]}
+BEGIN: tuple[float, Message] = (0.0, {"kind": "begin"})
+
+
+def serve(
+    monkeypatch: pytest.MonkeyPatch, agent: Agent, opens: Callable[[], Iterator[Sample | None]] | None,
+    rate_per_s: float = 100.0,
+) -> Agent:  # fmt: skip
+    """Serve until the agent says leave; windows are of two seconds."""
+    monkeypatch.setattr("edgefleet_agent.variant.open_model", lambda *_: Classifier(agent))
+    opened = Variant(Path("slot"), ONE_VALUE, Options())
+    source = None if opens is None else lambda: Samples(opens, rate_per_s)
+    Serving(agent, opened, SharedArrays(Region.make(), ONE_VALUE), source, 2.0).run()
+    return agent
 
 
 def test_windows_count_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = reports(monkeypatch, samples((1, 1), (2, 3), (3, None), (-1, 1)), 2)
-    assert first["started_at"] == pytest.approx(1e9 + 50.0)
+    agent = Agent(monkeypatch, 4.5, BEGIN)
+    serve(monkeypatch, agent, lambda: samples((1, 1), (2, 3), (3, None), (-1, 1)))
+    first, second, last = agent.windows()
+    assert first["started_s"] == 50.0
     assert first["duration_s"] == pytest.approx(2.0, abs=0.02)
     assert first["count"] + first["errors"] == pytest.approx(200, abs=2)
     assert first["errors"] == pytest.approx(50, abs=1)
     assert first["accuracy"]["labelled"] == pytest.approx(100, abs=1)
     assert first["accuracy"]["correct"] == pytest.approx(50, abs=1)
-    assert first["latency"] == {"p50_ms": pytest.approx(3.0), "p90_ms": pytest.approx(3.0), "reason": None}
-    assert second["started_at"] >= first["started_at"] + first["duration_s"]
+    for part, quantile_s in (("preprocess", 0.0), ("inference", 0.003), ("end_to_end", 0.003)):
+        sketch = Sketch.from_json(first["latency"][part])
+        assert sketch.count == first["count"]
+        assert sketch.quantile(0.9) == pytest.approx(quantile_s, rel=0.011)
+    assert second["started_s"] == pytest.approx(first["started_s"] + first["duration_s"])
+    # Whoever leaves says what it did since the last window.
+    assert last["count"] + last["errors"] == pytest.approx(50, abs=3)
 
 
 def test_without_labels_there_is_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = reports(monkeypatch, samples((1, None)), 1)
-    assert found["accuracy"] is None
+    agent = serve(monkeypatch, Agent(monkeypatch, 1.0, BEGIN), lambda: samples((1, None)))
+    assert agent.windows()[0]["accuracy"] is None
 
 
 def test_errors_alone_make_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = reports(monkeypatch, samples((-1, 1)), 1)
+    found = serve(monkeypatch, Agent(monkeypatch, 2.1, BEGIN), lambda: samples((-1, 1))).windows()[0]
     assert (found["count"], found["accuracy"]) == (0, None)
     assert found["errors"] > 100
-    assert found["latency"]["p50_ms"] is None
+    assert found["latency"]["inference"] == Sketch().to_json()
 
 
 def test_late_inferences_are_not_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = reports(monkeypatch, samples((1, 1)), 1, rate_per_s=10_000.0)
+    found = serve(monkeypatch, Agent(monkeypatch, 2.1, BEGIN), lambda: samples((1, 1)), 10_000.0).windows()[0]
     assert found["count"] == pytest.approx(2.0 / 0.003, abs=2)
+
+
+def test_before_it_is_told_to_begin_a_worker_opens_no_source_and_counts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Agent(monkeypatch, 60.0, (30.0, {"kind": "begin"}))
+    opened_at = []
+
+    def opens() -> Iterator[Sample | None]:
+        opened_at.append(agent.now)
+        return samples((1, 1))
+
+    serve(monkeypatch, agent, opens)
+    assert opened_at == [80.0]
+    assert agent.windows()[0]["started_s"] == 80.0
+
+
+def test_without_a_source_windows_are_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = serve(monkeypatch, Agent(monkeypatch, 10.5, BEGIN), None).windows()
+    assert [window["count"] for window in windows] == [0] * 6
+
+
+def test_a_source_that_has_nothing_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = serve(monkeypatch, Agent(monkeypatch, 2.1, BEGIN), lambda: samples(None, (1, None))).windows()[0]
+    assert found["count"] == pytest.approx(2.0 / (NOTHING_NEW_S + 0.01), rel=0.1)
+
+
+def test_a_source_that_fails_is_opened_later_and_later_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Agent(monkeypatch, 150.0, BEGIN)
+    opened_at: list[float] = []
+
+    def opens() -> Iterator[Sample | None]:
+        opened_at.append(agent.now)
+        raise OSError(19, "No such device")
+
+    serve(monkeypatch, agent, opens)
+    apart = [later - earlier for earlier, later in itertools.pairwise(opened_at)]
+    assert apart == pytest.approx([1, 2, 4, 8, 16, 32, 60], abs=0.1)
+    assert [one["reason"] for one in agent.said if one["kind"] == "source_failed"] == [
+        "OSError: [Errno 19] No such device"
+    ]
+
+
+def test_a_source_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    short: Iterator[Sample | None] = itertools.islice(samples((1, None)), 1)
+    ends = [short, samples((1, None))]
+    agent = serve(monkeypatch, Agent(monkeypatch, 3.0, BEGIN), lambda: ends.pop(0))
+    assert sum(window["count"] for window in agent.windows()) == pytest.approx(200, abs=3)
+    # Once is nothing to speak of: the worker that leaves had the camera.
+    assert "source_failed" not in [one["kind"] for one in agent.said]
+
+
+# Requests in shared memory ----------------------------------------------------------------------------
+
+
+def asked(value: float | None = None, **changes: Any) -> Message:
+    """A request for one value, at the beginning of the memory; without a value: as before."""
+    places = [["x", "float32", [1, 1], 64, 4]]
+    layout = {} if value is None else {"inputs": places, "outputs": None}
+    return {"kind": "infer", **layout, **changes}
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *messages: Message) -> list[Message]:
+    came = [(1.0 + place, message) for place, message in enumerate(messages)]
+    agent = serve(monkeypatch, Agent(monkeypatch, 60.0, *came), None)
+    return [message for message in agent.said if message["kind"] != "window"]
+
+
+def test_where_outputs_lie_is_said_only_when_it_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = answers(monkeypatch, asked(0.0), asked())
+    assert first["outputs"] == [("y", "float32", (1, 4), 128, 16)]
+    assert second == {"kind": "inferred"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"inputs": []}, "the inputs are none; the model wants x"),
+        ({"inputs": [["z", "float32", [1, 1], 64, 4]]}, "the inputs are z; the model wants x"),
+        ({"inputs": [["x", "float32", [1, 1], 64, 4]] * 2}, "the inputs are x, x; the model wants x"),
+        ({"inputs": [["x", "int8", [1, 1], 64, 1]]}, "the input 'x' is int8 [1, 1]; the model wants float32 [1, 1]"),
+        ({"inputs": [["x", "float32", [1], 64, 4]]}, "the input 'x' is float32 [1]; the model wants float32 [1, 1]"),
+        ({"inputs": [["x", "float32", [1, 1], 64, 8]]}, "the input 'x' has 8 bytes, which float32 [1, 1] has not"),
+        ({"outputs": ["y", "z"]}, "there is no output 'z'; the model has y"),
+    ],
+)
+def test_a_request_that_does_not_fit_the_model_is_refused_each_time(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    refused = answers(monkeypatch, asked(1.0, **changes), asked(), asked(1.0))
+    for message in refused[:2]:
+        assert message == {"kind": "not_inferred", "failure": "refused", "reason": said}
+    assert refused[2]["kind"] == "inferred"
+
+
+def test_requests_go_before_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source is due all the time."""
+    requests = [(1.0, asked(0.0)) for _ in range(50)]
+    agent = Agent(monkeypatch, 1.9, BEGIN, *requests)
+    serve(monkeypatch, agent, lambda: samples((1, 1)), 10_000.0)
+    assert agent.now == pytest.approx(51.9, abs=0.01)
+    (window,) = agent.windows()
+    assert window["accuracy"]["labelled"] == pytest.approx((1.9 - 50 * 0.003) / 0.003, abs=3)
+    assert window["count"] == window["accuracy"]["labelled"] + 50

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edgefleet.errors import UnsupportedError
 from edgefleet.package.manifest import Mark
-from edgefleet_agent.worker import Variant
+from edgefleet_agent.runtimes import Options
+from edgefleet_agent.variant import Variant
 from edgefleet_converters.artefact import Artefact, Form
 from edgefleet_converters.convert import ConvertJob, convert
 from edgefleet_converters.plan import make_plan
@@ -168,7 +169,7 @@ def test_the_agent_runs_it_with_the_same_numbers(made: Artefact, digits_data: di
     }
     sample = {"image": digits_data.heldout_x[:1, np.newaxis]}
     expected = infer_sample(open_runner(Runtime.LITERT, made), made, sample, 0)
-    found = Variant(made.files[0].parent, spec).infer({"image": sample["image"][0]})
+    found = Variant(made.files[0].parent, spec, Options()).infer({"image": sample["image"][0]})
     np.testing.assert_array_equal(found["logits"], expected["logits"])
 
 

@@ -67,6 +67,7 @@ def test_figures_are_measured_or_say_why_not(summary: dict[str, dict[str, object
         assert isinstance(power, dict)
         assert power["source"] in ("measured", "estimated")
         assert power["scope"]
+        assert (power["mj_per_inference"] is None) == (power["mj_reason"] is not None)
         if power["source"] == "estimated":
             assert power["low_w"] <= power["watts"] <= power["high_w"]
             assert power["reason"]

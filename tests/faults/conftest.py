@@ -33,15 +33,30 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def package(lab: Lab) -> Package:
-    """Five blocks of weights and what belongs to them."""
-    return write_lab_package(lab.folder / "package-5", hidden=HIDDEN_OF_FIVE_BLOCKS, seed=5, version="5.0.0", release=5)
+def first(lab: Lab) -> Package:
+    """A small one that runs before, where something must run before."""
+    return _published(lab, write_lab_package(lab.folder / "package-1"))
 
 
 @pytest.fixture(scope="module")
-def first(lab: Lab) -> Package:
-    """A small one that runs before, where something must run before."""
-    return write_lab_package(lab.folder / "package-1")
+def package(lab: Lab, first: Package) -> Package:
+    """Five blocks of weights and what belongs to them."""
+    assert first.release < 5
+    made = write_lab_package(lab.folder / "package-5", hidden=HIDDEN_OF_FIVE_BLOCKS, seed=5, version="5.0.0", release=5)
+    return _published(lab, made)
+
+
+@pytest.fixture(scope="module")
+def degrading(lab: Lab, package: Package) -> Package:
+    """It passes its self-test and fails at work."""
+    assert package.release < 9
+    return _published(lab, write_lab_package(lab.folder / "package-9", degrades=True, version="9.0.0", release=9))
+
+
+def _published(lab: Lab, package: Package) -> Package:
+    """Signed at once, in the order of releases, whichever test deploys one first."""
+    lab.publish(package)
+    return package
 
 
 _numbers = count(1)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 SEED_VARIABLE = "EDGEFLEET_FAULT_SEED"
-SAMPLES = {"wire": 12, "syscalls": 6, "disk": 5, "mended": 2, "processes": 2}
-"""How many cases of each matrix run in `make test`: 27, beside the few faults that are no matrix."""
+SAMPLES = {"wire": 12, "syscalls": 6, "disk": 5, "mended": 2, "processes": 2, "way back": 3}
+"""How many cases of each matrix run in `make test`: 30, beside the few faults that are no matrix."""
 
 
 def seed() -> int:

@@ -18,7 +18,7 @@ from edgefleet.package.layout import Package
 from edgefleet.server.data_folder import STORE_FILE
 from edgefleet_agent.slots import Slots
 from edgefleet_demo.processes import Process, ProcessGroup
-from fleet_lab import Lab
+from fleet_lab import PROBATION_S, Lab
 
 HIDDEN_OF_FIVE_BLOCKS = 900
 """Of `write_lab_package`: 266 kB of weights."""
@@ -27,7 +27,8 @@ OUTCOME_PATIENCE_S = 90.0
 AGAIN_BYTES = 6 * 60 * 1024
 """What a restart may pull once more: what was in flight on a fast line, and all metadata."""
 KEPT = {
-    "agent.lock", "current", "journal.json", "slots", "staging", "trust",
+    "agent.lock", "current", "journal.json", ".journal.json.tmp", "decision.json", "slots", "status.json",
+    "staging", "trust",
     "spool.sqlite", "spool.sqlite-shm", "spool.sqlite-wal",
 }  # fmt: skip
 
@@ -56,6 +57,7 @@ class Patient:
     lab: Lab
     name: str
     agent: Process | None = None
+    probation_s: float = PROBATION_S
 
     @property
     def state(self) -> Path:
@@ -69,7 +71,9 @@ class Patient:
     def start(self, *prefix: str) -> Process:
         """Start the agent, behind `prefix` where there is one; go on once the server heard of it, or it ended."""
         behind = cast("ProcessGroup", _Behind(self.lab.group, prefix))
-        self.agent = agent = (replace(self.lab, group=behind) if prefix else self.lab).start_agent(self.name)
+        self.agent = agent = (replace(self.lab, group=behind) if prefix else self.lab).start_agent(
+            self.name, probation_s=self.probation_s
+        )
         log = agent.log_file
         said = log.read_text().count("connected to the broker")
         self.lab.wait(
@@ -97,6 +101,11 @@ class Patient:
     def deploy(self, package: Package) -> int:
         """Deploy to this device alone; returns the generation."""
         return self.lab.deploy(package, self.name)[self.name]
+
+    def state_of(self, generation: int) -> str:
+        """Where the device says that it is with a generation; nothing while it speaks of another."""
+        row = self.lab.device(self.name)
+        return str(row.state) if row.generation == generation else ""
 
     def outcome(self, generation: int) -> str:
         """Wait for the outcome of a generation."""
@@ -146,6 +155,12 @@ class Patient:
         row = self.lab.device(self.name)
         assert (str(row.state), row.generation, row.index_digest) == ("failed", generation, package.digest)
         assert reason in str(row.reason), row.reason
+        self.assert_sound(str(row.digest))
+
+    def assert_rolled_back(self, package: Package, generation: int) -> None:
+        """The newer variant failed at work; the older package's runs again, and the newer is gone."""
+        row = self.lab.device(self.name)
+        assert (str(row.state), row.generation, row.index_digest) == ("rolled_back", generation, package.digest)
         self.assert_sound(str(row.digest))
 
     def assert_sound(self, digest: str) -> None:

@@ -20,6 +20,7 @@ from edgefleet.protocol.messages import REPLY_PART_BYTES, Reply, Request, Reques
 from edgefleet.protocol.signed import Action, Deployment, Desired, PackageVersion
 from edgefleet.protocol.topics import PIECE_UNIT_BYTES, short_digest
 from edgefleet_agent import facts
+from edgefleet_agent.acquisition import Means
 from edgefleet_agent.install import Install, InstallError
 from edgefleet_agent.slots import Slots
 from edgefleet_device_profiles.profile import Precision, Runtime
@@ -164,7 +165,7 @@ def install(folder: Path, hub: ScriptedHub, *, max_turns: int = MAX_TURNS) -> En
     """Run one installation to its end in virtual time; raises AssertionError when it does not end."""
     slots = Slots(folder)
     profile = facts.load_profile("generic-x86-64")
-    running = Install(desired_of(hub.package), profile, RUNTIMES, slots, hub, resumed=False)
+    running = Install(desired_of(hub.package), profile, RUNTIMES, Means(slots, hub), resumed=False)
     now = 1000.0
     try:
         for _ in range(max_turns):

@@ -23,6 +23,8 @@ def _cut(values: Mapping[str, Any]) -> str:
 NAMES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "test_wire": lambda values: f"on the wire: {values['case'].fault}",
     "test_a_power_cut_at": _cut,
+    "test_a_power_cut_on_the_way_back": lambda values: f"on the way back: {_cut(values)}",
+    "test_an_agent_that_is_killed_three_times_on_probation_goes_back": lambda _: "device that reboots for ever",
     "test_a_disk_refuses": lambda values: f"disk: {values['refusal'].error} at {values['refusal'].call}",
     "test_a_disk_is_mended": lambda values: f"disk: {values['refusal'].error} until it is mended",
     "test_killed_in_mid_pull": lambda values: f"{' and '.join(values['case'].who)} SIGKILL in mid-pull",
@@ -38,7 +40,7 @@ def lines(reports: Iterable[pytest.TestReport]) -> list[str]:
     """The table in Markdown: empty when no fault was tried."""
     ended: dict[str, list[pytest.TestReport]] = defaultdict(list)
     for report in reports:
-        fault = dict(report.user_properties).get(PROPERTY)
+        fault = dict(getattr(report, "user_properties", ())).get(PROPERTY)
         if fault is not None and (report.when == "call" or report.failed):
             ended[str(fault)].append(report)
     if not ended:

@@ -22,9 +22,12 @@ SLOT = "slots/{digest}"
 # (call, file below the state folder, how often somebody comes by it). A rename is known by what is renamed; the trust
 # process's own temporary files have names by chance, and are left out.
 STEPS: tuple[tuple[str, str, int], ...] = (
-    ("fsync", ".journal.json.tmp", 7),
-    ("rename", ".journal.json.tmp", 7),
-    ("fsync", ".", 7),
+    ("fsync", ".journal.json.tmp", 8),
+    # The second of each two is the old journal, on its way to become the room for the next.
+    ("rename", ".journal.json.tmp", 13),
+    ("fsync", ".", 8),
+    ("fsync", ".history.json.tmp", 1),
+    ("rename", ".history.json.tmp", 1),
     ("fdatasync", "spool.sqlite-wal", 8),
     ("unlink", "trust/metadata/root.json", 1),
     ("fsync", "trust/.clock-floor.tmp", 1),
@@ -45,9 +48,9 @@ STEPS: tuple[tuple[str, str, int], ...] = (
     ("rename", STAGED, 1),
     ("fsync", "slots", 1),
     ("fsync", "staging", 1),
-    ("fsync", f"{SLOT}/..installed.json.tmp", 1),
-    ("rename", f"{SLOT}/..installed.json.tmp", 1),
-    ("fsync", SLOT, 1),
+    ("fsync", f"{SLOT}/..installed.json.tmp", 2),
+    ("rename", f"{SLOT}/..installed.json.tmp", 2),
+    ("fsync", SLOT, 2),
     ("rename", ".current.new", 1),
 )
 
@@ -63,13 +66,28 @@ class Cut:
     def __str__(self) -> str:
         return f"{self.call} {self.file} {self.number}"
 
-    def command(self, state: Path, digest: str) -> list[str]:
+    def command(self, state: Path, digest: str, before: str = "") -> list[str]:
         """strace, which kills whoever makes that call before it is made."""
-        path = state / self.file.format(digest=digest)
+        path = state / self.file.format(digest=digest, before=before)
         return meddled(path, self.call, f"signal=KILL:when={self.number}")
 
 
 CUTS = [Cut(call, file, number + 1) for call, file, times in STEPS for number in range(times)]
+BEFORE = "slots/{before}"
+"""Of the variant that is gone back to."""
+WAY_BACK: tuple[tuple[str, str, int], ...] = (
+    ("fsync", ".journal.json.tmp", 6),
+    ("rename", ".journal.json.tmp", 12),
+    ("fsync", f"{SLOT}/..installed.json.tmp", 1),
+    ("rename", ".current.new", 2),
+    ("fsync", ".history.json.tmp", 1),
+    ("fsync", f"{BEFORE}/..installed.json.tmp", 1),
+    ("rename", f"{BEFORE}/..installed.json.tmp", 1),
+    ("fsync", BEFORE, 1),
+)
+CUTS_BACK = [Cut(call, file, number + 1) for call, file, times in WAY_BACK for number in range(times)]
+PROBATION_S = 60.0
+"""Long enough for a verdict on any machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +115,43 @@ def test_a_power_cut_at(cut: Cut, package: Package, patient: Patient) -> None:
         generation = patient.deploy(package)
     assert patient.outcome(generation) == "committed"
     patient.assert_committed(package)
+
+
+def slot_of(package: Package) -> str:
+    """Name of the folder of its only variant."""
+    return package.index.manifests[0].digest.removeprefix("sha256:")[:32]
+
+
+@pytest.mark.parametrize("cut", sampled("way back", CUTS_BACK))
+def test_a_power_cut_on_the_way_back(cut: Cut, first: Package, degrading: Package, patient: Patient) -> None:
+    """From the deployment of a variant that fails at work to the return of the one before."""
+    patient.start()
+    assert patient.outcome(patient.deploy(first)) == "committed"
+    patient.stop()
+    patient.probation_s = PROBATION_S
+    agent = patient.start(*cut.command(patient.state, slot_of(degrading), slot_of(first)))
+    bad = patient.deploy(degrading) if agent.exit_code is None else None
+    assert patient.wait_for_end(bad) == -signal.SIGKILL
+    patient.start()
+    if bad is None:
+        bad = patient.deploy(degrading)
+    assert patient.outcome(bad) == "rolled_back"
+    patient.assert_rolled_back(first, bad)
+
+
+def test_an_agent_that_is_killed_three_times_on_probation_goes_back(
+    first: Package, package: Package, patient: Patient
+) -> None:
+    """As a device does that a new variant makes reboot for ever."""
+    patient.start()
+    assert patient.outcome(patient.deploy(first)) == "committed"
+    patient.stop()
+    patient.probation_s = 3600.0
+    patient.start()
+    generation = patient.deploy(package)
+    for _ in range(3):
+        patient.lab.wait(lambda: patient.state_of(generation) == "probation", "the probation")
+        patient.stop()
+        patient.start()
+    assert patient.outcome(generation) == "rolled_back"
+    patient.assert_rolled_back(first, generation)

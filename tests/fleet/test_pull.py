@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from edgefleet import spans
 from edgefleet_demo.broker import BrokerKind
 from fleet_lab import Lab, LabOpener, server_command, write_lab_package
 from flipping_proxy import FlippingProxy
@@ -31,11 +33,24 @@ def test_a_device_pulls_infers_and_reports(lab_opener: LabOpener, kind: BrokerKi
     assert row.index_digest == package.digest
     assert row.digest == package.index.manifests[0].digest
     assert row.verified_bytes == row.total_bytes
-    lab.wait(lambda: lab.store.telemetry("pi-1", str(row.digest)).p90_ms is not None, "a window with percentiles")
-    seen = lab.store.telemetry("pi-1", str(row.digest))
+    digest = str(row.digest)
+    lab.wait(lambda: lab.store.telemetry("pi-1", digest).span.count >= spans.MIN_RUNS[0.9], "enough for percentiles")
+    seen = lab.store.telemetry("pi-1", digest)
     assert seen.inferences > 0
     assert seen.labelled == seen.inferences
-    assert (seen.power_source, seen.power_scope) == ("estimated", "package")
+    assert (spans.percentile(seen.span.inference, 0.9).value or 0) > 0
+    energy = seen.span.energy
+    assert energy is not None
+    assert (energy.source, energy.scope) == ("estimated", "package")
+    assert 0 < energy.low_j <= energy.joules <= energy.high_j
+    (row,) = lab.store._db.execute("SELECT * FROM telemetry ORDER BY seq DESC LIMIT 1").fetchall()
+    assert 10e6 < row["agent_bytes"] < 200e6
+    assert 10e6 < row["worker_bytes"] < 500e6
+    assert 0 < row["cpu_share"] < 4
+    assert abs(row["wall_s"] - time.time()) < 60
+    assert row["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    (outputs,) = lab.store._db.execute("SELECT count(DISTINCT name) FROM tensors WHERE side = 'output'").fetchone()
+    assert outputs == 1
     assert lab.device("pi-1").online
 
 

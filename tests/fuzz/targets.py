@@ -19,13 +19,14 @@ from edgefleet.package import manifest as model
 from edgefleet.package.bundle import open_bundle, write_bundle
 from edgefleet.package.digest import digest_of
 from edgefleet.package.layout import Package
-from edgefleet.protocol import messages, signed, topics
+from edgefleet.protocol import decisions, messages, signed, topics
 from edgefleet.protocol.record import Message, MessageError
 from edgefleet_agent import settings as agent_settings
 from edgefleet_agent import slots, trust_frames
 from edgefleet_agent.journal import Enrolment, Entry
 from edgefleet_agent.trust_frames import Kind
 from faults.scripted import write_bytes_package
+from sdk.wire_examples import DECISION, PRIOR
 
 MAX_REASON_CHARS = 2000
 A_DIGEST = "sha256:" + "1" * 64
@@ -94,15 +95,24 @@ _COMMAND = signed.Command(
     expires=1_790_000_000.5,
 )
 _ACTIVE = messages.ActiveVariant(digest=A_DIGEST, index_digest=A_DIGEST, name="v", runtime="litert", precision="int8")
-_WINDOW = messages.Window(
-    started_at=1.5,
-    duration_s=10.5,
-    digest=A_DIGEST,
-    count=200,
-    errors=1,
-    latency=messages.Latency(p50_ms=1.5, p90_ms=None, reason="too few runs"),
-    accuracy=messages.Accuracy(correct=190, labelled=200),
-    power=messages.MeasuredPower(watts=3.5, scope="package"),
+_DURATIONS = {"zeros": 1, "keys": [-350, 3], "counts": [120, 79], "total": 0.25}
+_WINDOW = messages.Window.model_validate(
+    {
+        "started": {"boot_id": "b", "monotonic_s": 5.5, "wall_s": 1.5, "clock": "unsynced"},
+        "duration_s": 10.5,
+        "digest": A_DIGEST,
+        "count": 200,
+        "errors": 1,
+        "latency": dict.fromkeys(("preprocess", "inference", "end_to_end"), _DURATIONS),
+        "energy": {"source": "measured", "joules": 36.75, "duration_s": 10.5, "samples": 100, "scope": "package"},
+        "thermal": {"temperature_c": 61.5, "reason": "no more is known"},
+        "cpu_share": 0.5,
+        "memory": {"agent_bytes": 32_000_000, "worker_bytes": None},
+        "statistics": {
+            "inputs": [{"name": "x", "values": 9, "not_finite": 1, "mean": 0.5, "std": 0.25, "min": 0.0, "max": 1.0}]
+        },
+        "accuracy": {"correct": 190, "labelled": 200},
+    }
 )
 _SPOOLED = {"enrolment_id": "e1", "spool_id": "s", "boot_id": "b", "seq": 2, "oldest_seq": 1}
 _FACTS = {
@@ -115,6 +125,8 @@ _FACTS = {
 }  # fmt: skip
 _VALID: dict[type[Message], tuple[Message, ...]] = {
     messages.Ack: (messages.Ack(spool_id="s", seq=42),),
+    decisions.DecisionRecord: (DECISION,),
+    decisions.Prior: (PRIOR,),
     messages.DeviceState: (
         messages.DeviceState(
             enrolment_id="e1",

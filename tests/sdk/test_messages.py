@@ -11,10 +11,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgefleet.protocol import messages
+from edgefleet.protocol.measurements import Durations, Latency, Statistics, TensorStatistics
 from edgefleet.protocol.messages import Online, Reply, Request, RequestKind, Spooled, Status
 from edgefleet.protocol.record import Message, MessageError
 from edgefleet.protocol.signed import Desired, Envelope, _DesiredFields
-from sdk.wire_examples import BLOB, COMMAND, DEPLOYMENT, DESIRED, EXAMPLES, desired_envelope, envelope, signed_desired
+from edgefleet.sketch import Sketch
+from sdk.wire_examples import (
+    BLOB,
+    COMMAND,
+    DEPLOYMENT,
+    DESIRED,
+    EXAMPLES,
+    WINDOW,
+    desired_envelope,
+    envelope,
+    signed_desired,
+    telemetry,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES = sorted({type(message) for message in EXAMPLES.values()}, key=lambda cls: cls.__name__)
@@ -126,14 +139,67 @@ def test_values_out_of_range_are_refused(name: str, changes: dict[str, object]) 
         type(EXAMPLES[name]).decode(json.dumps(content).encode())
 
 
-def test_power_is_measured_or_estimated_and_nothing_else() -> None:
+def test_energy_is_measured_or_estimated_and_nothing_else() -> None:
     content = json.loads(golden("telemetry"))
-    content["window"]["power"]["source"] = "guessed"
+    content["window"]["energy"]["source"] = "guessed"
     with pytest.raises(MessageError):
         messages.Telemetry.decode(json.dumps(content).encode())
-    content["window"]["power"] = {"source": "estimated", "watts": 3.0, "scope": "package"}
-    with pytest.raises(MessageError, match="low_w"):
+    content["window"]["energy"] = {"source": "estimated", "joules": 3.0, "duration_s": 1.0, "scope": "package"}
+    with pytest.raises(MessageError, match="low_j"):
         messages.Telemetry.decode(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("part", ["preprocess", "inference", "end_to_end"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"counts": [100, 99]},
+        {"counts": [200]},
+        {"keys": [-300], "counts": [200, 0]},
+        {"keys": [-300, 0]},
+        {"keys": [-30_000, 1]},
+        {"zeros": 1},
+        {"zeros": -1},
+        {"total": -1.0},
+        {"keys": [1] * 513, "counts": [1] * 513},
+        {"counts": [2**63, 1]},
+    ],
+)
+def test_a_sketch_is_one_and_is_of_all_inferences(part: str, changes: dict[str, object]) -> None:
+    content = json.loads(golden("telemetry"))
+    whole = {"zeros": 0, "keys": [-300, 5], "counts": [100, 100], "total": 1.0}
+    content["window"]["latency"][part] = whole
+    assert messages.Telemetry.decode(json.dumps(content).encode()).window.count == 200
+    content["window"]["latency"][part] = whole | changes
+    with pytest.raises(MessageError, match=r"sketch|inferences|latency"):
+        messages.Telemetry.decode(json.dumps(content).encode())
+
+
+def test_a_window_tells_its_rate_and_its_sketches() -> None:
+    window = messages.Telemetry.decode(golden("telemetry")).window
+    assert window.achieved_per_s == pytest.approx(200 / 10.5)
+    assert window.latency.inference.sketch().quantile(0.9) == pytest.approx(0.00225, rel=0.011)
+    assert window.model_copy(update={"duration_s": 0.0}).achieved_per_s == 0.0
+
+
+def test_the_widest_window_fits_a_packet_that_every_broker_passes() -> None:
+    wide = Sketch()
+    for exponent in range(-900, 900):
+        wide.add(10 ** (exponent / 100), 10**6)
+    full = Durations.of(wide)
+    tensor = TensorStatistics(
+        name="n" * 128, values=2**52, not_finite=2**52, mean=1 / 3, std=1 / 3, min=-1e300 / 3, max=1e300 / 3
+    )
+    window = WINDOW.model_copy(
+        update={
+            "count": wide.count,
+            "latency": Latency(preprocess=full, inference=full, end_to_end=full),
+            "statistics": Statistics(inputs=(tensor,) * 8, outputs=(tensor,) * 8),
+        }
+    )
+    payload = telemetry(2**52, window=window).encode()
+    assert messages.Telemetry.decode(payload).window.count == wide.count
+    assert len(payload) < 32 * 1024
 
 
 @pytest.mark.parametrize(
@@ -184,8 +250,9 @@ def test_a_machines_numbers_are_bounded_too(field: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        ("duration_s",), ("started_at",), ("latency", "p50_ms"), ("power", "watts"), ("power", "low_w"),
-        ("power", "high_w"),
+        ("duration_s",), ("started", "wall_s"), ("started", "monotonic_s"), ("latency", "inference", "total"),
+        ("energy", "joules"), ("energy", "low_j"), ("energy", "high_j"), ("energy", "duration_s"),
+        ("thermal", "temperature_c"), ("cpu_share",),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -214,9 +281,9 @@ def test_numbers_that_are_none_are_refused_at_the_wire(value: str) -> None:
     """SQLite stores NaN as NULL: the row would be dropped, and its number would never be acknowledged."""
     for name, number in (
         ("event", b"1750000012.0"),
-        ("telemetry", b"3.5"),
+        ("telemetry", b"36.75"),
         ("telemetry", b"10.5"),
-        ("telemetry", b"2.25"),
+        ("telemetry", b"61.5"),
     ):
         payload = golden(name).replace(number, value.encode())
         assert payload != golden(name)
@@ -293,7 +360,10 @@ def test_messages_cannot_be_changed() -> None:
 
 
 def test_terminal_states_are_the_ones_that_end_a_generation() -> None:
-    in_progress = {"idle", "resolving", "selecting", "downloading", "verifying", "self_test", "activating"}
+    in_progress = {
+        "idle", "resolving", "selecting", "downloading", "verifying", "self_test", "benchmarking", "activating",
+        "probation", "rolling_back",
+    }  # fmt: skip
     assert {state.value for state in messages.State if state not in messages.TERMINAL_STATES} == in_progress
 
 

@@ -12,12 +12,14 @@ import pytest
 from edgefleet.mqtt import Connection, Outgoing
 from edgefleet.package.digest import BLOCK_BYTES, digest_of
 from edgefleet.package.layout import BlobStore
+from edgefleet.prior import prior_name
 from edgefleet.protocol import topics
+from edgefleet.protocol.decisions import Objective
 from edgefleet.protocol.messages import MAX_CREDIT_BYTES, REPLY_PART_BYTES, Reply, Request, RequestKind, Status
 from edgefleet.protocol.topics import TopicName
 from edgefleet.server.blob_files import OPEN_BLOBS
 from edgefleet.server.budget import REQUEST_BURST, TokenBucket
-from edgefleet.server.data_folder import trust_files
+from edgefleet.server.data_folder import prior_file, trust_files
 from edgefleet.server.hub import Hub
 from edgefleet.server.locate import Locator
 from edgefleet.server.packet_limit import PacketLimit
@@ -302,6 +304,24 @@ def test_a_blob_is_located_where_there_is_http(tmp_path: Path) -> None:
     (reply,) = served.put(kind="locate", digest=digest)
     assert (reply.status, reply.body) == (Status.OK, f"https://cdn/{digest}".encode())
     assert [reply.status for reply in served.put(kind="locate", digest=digest_of(b"none"))] == [Status.GONE]
+
+
+def test_a_prior_is_served_to_its_hardware_and_for_its_package(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    name = prior_name("h0123456789abcdef", Objective.LATENCY)
+    path = prior_file(tmp_path, digest_of(b"index"), name)
+    path.parent.mkdir()
+    path.write_bytes(b"a prior")
+    (reply,) = served.put(kind="prior", digest=digest_of(b"index"), name=name)
+    assert (reply.status, reply.body) == (Status.OK, b"a prior")
+    others = [
+        {"digest": digest_of(b"index"), "name": prior_name("h" + "0" * 16, Objective.LATENCY)},
+        {"digest": digest_of(b"index"), "name": prior_name("h0123456789abcdef", Objective.SIZE)},
+        {"digest": digest_of(b"another"), "name": name},
+        {"digest": digest_of(b"index")},
+    ]
+    for other in others:
+        assert [reply.status for reply in served.put(kind="prior", **other)] == [Status.GONE]
 
 
 def test_without_http_nothing_is_located(served: Served) -> None:

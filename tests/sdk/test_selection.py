@@ -11,7 +11,7 @@ import pytest
 
 from edgefleet.package.layout import Package
 from edgefleet.package.manifest import Descriptor, Index, Platform
-from edgefleet.selection import Candidate, candidates, shortlist
+from edgefleet.selection import Bounds, Candidate, Verdict, candidates, shortlist, to_measure
 from edgefleet_device_profiles.profile import AllowedRuntime, Precision, Profile, Runtime
 from sdk.packages_made import two_variants, write
 
@@ -148,3 +148,40 @@ def test_entries_of_other_tools_are_skipped() -> None:
         for size in sizes
     ]
     assert candidates(Index(manifests=(entry, noted, *sized))) == []
+
+
+def sized(digest: str, runtime: str, size_bytes: int = 10) -> Candidate:
+    return replace(GOOD, digest=digest, runtime=runtime, size_bytes=size_bytes)
+
+
+def listed(*offered: Candidate) -> list[Verdict]:
+    refused = replace(GOOD, digest="refused")
+    return [Verdict(one, rank, "") for rank, one in enumerate(offered)] + [Verdict(refused, None, "no")]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "preferred", "chosen", "why"),
+    [
+        (Bounds(), None, ["l1", "o1", "v1"], "3 of 5 that fit, 30 bytes"),
+        (Bounds(candidates=5), None, ["l1", "o1", "v1", "l2", "o2"], "5 of 5"),
+        (Bounds(candidates=1), None, ["l1"], "1 of 5"),
+        (Bounds(max_bytes=20), None, ["l1", "o1"], "20 bytes"),
+        (Bounds(max_bytes=5), None, ["l1"], "10 bytes"),
+        (Bounds(metered=True), None, ["l1"], "the link is metered"),
+        (Bounds(), "o2", ["o2"], "the same hardware chose it before"),
+        (Bounds(metered=True), "o2", ["o2"], "the same hardware chose it before"),
+        (Bounds(), "refused", ["l1", "o1", "v1"], "3 of 5"),
+    ],
+)
+def test_what_is_pulled_to_be_measured(bounds: Bounds, preferred: str | None, chosen: list[str], why: str) -> None:
+    """The best of each runtime first: the runtime decides more than the precision."""
+    offered = [sized(name, name[0]) for name in ("l1", "l2", "o1", "o2", "v1")]
+    found, reason = to_measure(listed(*offered), bounds, preferred)
+    assert [candidate.digest for candidate in found] == chosen
+    assert why in reason
+
+
+def test_a_smaller_one_is_taken_where_a_larger_is_too_much() -> None:
+    offered = (sized("l1", "l", 10), sized("o1", "o", 100), sized("v1", "v", 10))
+    assert [one.digest for one in to_measure(listed(*offered), Bounds(max_bytes=25))[0]] == ["l1", "v1"]
+    assert to_measure([Verdict(GOOD, None, "no")], Bounds())[0] == []

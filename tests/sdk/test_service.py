@@ -13,13 +13,15 @@ import pytest
 
 from edgefleet.errors import BusyError, InputError
 from edgefleet.mqtt import BrokerAddress, Outgoing
+from edgefleet.prior import prior_name
 from edgefleet.protocol import topics
+from edgefleet.protocol.decisions import DECISION_EVENT, Conditions, Prior
 from edgefleet.protocol.messages import Ack, Event, Reply, State, Status
 from edgefleet.protocol.record import Message
 from edgefleet.protocol.signed import Command, CommandName, Desired, Envelope
 from edgefleet.protocol.topics import TOPICS, TopicName
 from edgefleet.server import control, upkeep
-from edgefleet.server.data_folder import STORE_FILE, fleet_of, is_running, lock_data, trust_files
+from edgefleet.server.data_folder import STORE_FILE, fleet_of, is_running, lock_data, prior_file, trust_files
 from edgefleet.server.hub_link import FromHub, Renewal, Renewed
 from edgefleet.server.ingest import DECODERS
 from edgefleet.server.reconcile import RECONCILE_EVERY_S, REPUBLISH_AFTER_S
@@ -31,7 +33,7 @@ from edgefleet.trust.online import load_online
 from edgefleet.trust.pki import make_key_and_csr
 from edgefleet.trust.repository import Repository
 from sdk.fleet_made import LONG, MadeFleet, found
-from sdk.wire_examples import DESIRED, FACTS, SPOOL, STATE, desired_envelope, event, online, telemetry
+from sdk.wire_examples import DECISION, DESIRED, FACTS, SPOOL, STATE, desired_envelope, event, online, telemetry
 
 PI = "pi-kitchen"
 NOW = 1_750_000_000.0
@@ -305,6 +307,19 @@ def test_what_is_stored_is_acknowledged_once_per_spool_and_turn(service: Service
     service.put(TopicName.TELEMETRY, telemetry(3))
     assert service.acks(service.turn()) == [(PI, SPOOL, 4)]
     assert service.turn() == []
+
+
+def test_a_decision_becomes_a_prior_once_it_is_stored(service: Service) -> None:
+    service.hello()
+    text = DECISION.model_copy(update={"conditions": Conditions.IDLE, "throttled_share": 0.0}).encode().decode()
+    service.put(TopicName.EVENTS, event(1).model_copy(update={"kind": DECISION_EVENT, "text": text}))
+    service.put(TopicName.EVENTS, event(2).model_copy(update={"kind": DECISION_EVENT, "text": text[:-9]}))
+    assert service.acks(service.turn()) == [(PI, SPOOL, 2)]
+    service.server.priors.publish(NOW + service.now)
+    path = prior_file(service.data, DECISION.index_digest, prior_name(DECISION.hardware_class, DECISION.objective))
+    prior = Prior.decode(path.read_bytes())
+    assert (prior.digest, prior.threads, prior.devices) == (DECISION.chosen, DECISION.threads, 1)
+    assert [kind for kind, _ in service.store.events(PI)] == [DECISION_EVENT] * 2
 
 
 def test_a_repeated_message_is_acknowledged_again(service: Service) -> None:

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgefleet import spans
 from edgefleet.errors import StorageError
-from edgefleet.protocol.messages import Accuracy, EstimatedPower, Latency, MeasuredPower, State
+from edgefleet.protocol.measurements import Accuracy, Thermal
+from edgefleet.protocol.messages import State, Window
 from edgefleet.server.store import EnrolmentRow, Store
 from sdk import wire_examples
 from sdk.wire_examples import (
@@ -29,6 +31,7 @@ from sdk.wire_examples import (
     desired_envelope,
     envelope,
     event,
+    latency,
     telemetry,
 )
 
@@ -95,8 +98,8 @@ def test_a_spool_begun_anew_repeats_no_name(store: Store) -> None:
 
 def test_a_repeat_with_other_content_changes_nothing(store: Store) -> None:
     store.add_telemetry(PI, telemetry(1), 1.0)
-    store.add_telemetry(PI, telemetry(1, window=WINDOW.model_copy(update={"count": 7})), 2.0)
-    assert store.telemetry(PI, MANIFEST).inferences == 200
+    store.add_telemetry(PI, telemetry(1, window=WINDOW.model_copy(update={"errors": 7})), 2.0)
+    assert store.telemetry(PI, MANIFEST).errors == 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -132,49 +135,58 @@ def test_totals_add_up(store: Store) -> None:
     found = store.telemetry(PI, MANIFEST)
     assert (found.windows, found.inferences, found.errors) == (2, 400, 1)
     assert (found.correct, found.labelled) == (190, 200)
-    assert (found.watts, found.power_source, found.low_w) == (3.5, "measured", None)
 
 
-@pytest.mark.parametrize("estimated_first", [True, False])
-def test_measured_is_never_averaged_with_estimated(store: Store, estimated_first: bool) -> None:
-    windows = [
-        ESTIMATED_WINDOW.model_copy(update={"power": EstimatedPower(
-            watts=100.0, low_w=50.0, high_w=200.0, scope="package", reason="no sensor")}),
-        WINDOW.model_copy(update={"power": MeasuredPower(watts=2.0, scope="package")}),
-        WINDOW.model_copy(update={"power": MeasuredPower(watts=4.0, scope="package")}),
-    ]  # fmt: skip
-    for seq, window in enumerate(windows if estimated_first else windows[::-1], start=1):
-        store.add_telemetry(PI, telemetry(seq, window=window), 5000.0)
-    found = store.telemetry(PI, MANIFEST)
-    assert (found.watts, found.power_source, found.power_scope) == (3.0, "measured", "package")
-    assert (found.low_w, found.high_w, found.power_reason) == (None, None, None)
+@pytest.mark.parametrize("window", [WINDOW, ESTIMATED_WINDOW], ids=["measured", "estimated"])
+def test_a_span_from_the_store_is_the_span_of_the_windows_that_were_sent(store: Store, window: Window) -> None:
+    throttled = window.model_copy(update={"thermal": Thermal(throttled=True)})
+    for seq, sent in enumerate([window, throttled], start=1):
+        store.add_telemetry(PI, telemetry(seq, window=sent), 5000.0)
+    assert store.telemetry(PI, MANIFEST).span == spans.merge([throttled, window])
 
 
-def test_only_estimates_are_shown_with_their_range_and_reason(store: Store) -> None:
-    store.add_telemetry(PI, telemetry(1, window=ESTIMATED_WINDOW), 5000.0)
-    found = store.telemetry(PI, MANIFEST)
-    assert (found.watts, found.low_w, found.high_w) == (4.5, 2.7, 12.0)
-    assert (found.power_source, found.power_reason) == ("estimated", "the board is simulated")
-    assert (found.p50_ms, found.p90_ms, found.labelled) == (None, None, 0)
-    assert found.latency_reason == "3 runs: p50 needs 7 runs, p90 needs 64 runs"
+def test_every_measurement_of_a_window_is_in_its_row(store: Store) -> None:
+    store.add_telemetry(PI, telemetry(1), 5000.0)
+    (row,) = store._db.execute("SELECT * FROM telemetry").fetchall()
+    assert (row["boot_id"], row["monotonic_s"], row["wall_s"], row["clock"]) == (
+        "b1", 512.5, 1_750_000_100.25, "synced"
+    )  # fmt: skip
+    assert (row["joules"], row["energy_s"], row["energy_samples"], row["low_j"]) == (36.75, 10.25, 10250, None)
+    assert (row["temperature_c"], row["frequency_mhz"], row["throttled"], row["thermal_reason"]) == (
+        61.5,
+        2400,
+        0,
+        None,
+    )
+    assert (row["cpu_share"], row["agent_bytes"], row["worker_bytes"]) == (0.125, 32_000_000, 48_000_000)
+    tensors = [tuple(row) for row in store._db.execute("SELECT * FROM tensors ORDER BY side, place")]
+    assert tensors == [
+        (PI, SPOOL, 1, "input", 0, "x", 6400, 0, 0.5, 0.25, 0.0, 1.0),
+        (PI, SPOOL, 1, "output", 0, "y", 0, 1000, None, None, None, None),
+    ]
 
 
-def test_percentiles_are_of_the_window_that_came_last_and_has_them_and_never_averaged(store: Store) -> None:
+def test_a_span_is_of_the_windows_that_came_last(store: Store) -> None:
     """By arrival: a device's clock may have jumped, and a spool begun anew counts from 1 again."""
-    arrivals = [(9.0, 30.0, 8, SPOOL), (5.0, 20.0, 9, SPOOL), (7.0, 10.0, 1, ANOTHER_SPOOL), (None, 40.0, 2, SPOOL)]
-    for now, (p90, started, seq, spool_id) in enumerate(arrivals):
-        latency = Latency(p50_ms=p90 and p90 / 2, p90_ms=p90, reason=None if p90 else "few")
-        window = WINDOW.model_copy(update={"latency": latency, "started_at": started})
-        store.add_telemetry(PI, telemetry(seq, window=window, spool_id=spool_id), float(now))
+    # Of windows that came together the last numbered is the newest.
+    arrivals = [(1.0, 3, SPOOL, 0.1), (1.0, 4, SPOOL, 0.2), (2.0, 2, ANOTHER_SPOOL, 0.4), (2.0, 1, ANOTHER_SPOOL, 0.3)]
+    for now, seq, spool_id, took_s in arrivals:
+        changes = {"latency": latency(took_s, times=200), "duration_s": 100.0}
+        window = WINDOW.model_copy(update=changes)
+        store.add_telemetry(PI, telemetry(seq, window=window, spool_id=spool_id), now)
     found = store.telemetry(PI, MANIFEST)
-    assert (found.p50_ms, found.p90_ms, found.latency_reason) == (3.5, 7.0, None)
+    assert (found.windows, found.span.windows, found.span.duration_s) == (4, 3, 300.0)
+    assert found.span.inference.quantile(0.0) == pytest.approx(0.2, rel=0.01)
+    assert found.span.inference.quantile(1.0) == pytest.approx(0.4, rel=0.01)
 
 
-def test_of_windows_that_came_together_the_last_numbered_is_the_newest(store: Store) -> None:
-    for seq in (3, 1, 2):
-        latency = Latency(p50_ms=1.0, p90_ms=float(seq))
-        store.add_telemetry(PI, telemetry(seq, window=WINDOW.model_copy(update={"latency": latency})), 5000.0)
-    assert store.telemetry(PI, MANIFEST).p90_ms == 3.0
+def test_no_numbers_of_a_device_overflow_a_total(store: Store) -> None:
+    most = 2**53 - 1
+    window = WINDOW.model_copy(update={"errors": most, "accuracy": Accuracy(correct=most, labelled=most)})
+    with store.transaction():
+        for seq in range(1, 1100):
+            store.add_telemetry(PI, telemetry(seq, window=window), 5000.0)
+    assert store.telemetry(PI, MANIFEST).errors == pytest.approx(1099 * most)
 
 
 def test_events_come_in_the_order_in_which_they_came(store: Store) -> None:
@@ -190,7 +202,7 @@ def test_another_variant_or_device_is_not_mixed_in(store: Store) -> None:
     store.add_telemetry("nuc", telemetry(1), 5000.0)
     assert store.telemetry(PI, MANIFEST).windows == 1
     nothing = store.telemetry(PI, "sha256:" + "8" * 64)
-    assert (nothing.windows, nothing.inferences, nothing.watts, nothing.p90_ms) == (0, 0, None, None)
+    assert (nothing.windows, nothing.inferences, nothing.span) == (0, 0, spans.Span())
 
 
 # Presence and state -----------------------------------------------------------------------------------
@@ -311,7 +323,7 @@ def test_only_a_terminal_state_of_that_generation_is_its_outcome(store: Store, s
     store.set_state(PI, STATE.model_copy(update={"state": state, "generation": generation - 1}), 1.0)
     assert store.outcome(PI, generation) is None
     store.set_state(PI, STATE.model_copy(update={"state": state}), 2.0)
-    ended = state in {State.COMMITTED, State.FAILED, State.NO_MODEL}
+    ended = state in {State.COMMITTED, State.ROLLED_BACK, State.FAILED, State.NO_MODEL}
     assert store.outcome(PI, generation) == ((state, STATE.reason) if ended else None)
     store.set_desired(desired_envelope(generation=generation + 1))
     assert store.outcome(PI, generation) is None

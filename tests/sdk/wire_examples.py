@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from edgefleet.protocol.messages import (
+from edgefleet.protocol.decisions import (
+    CandidateRecord,
+    Conditions,
+    DecisionRecord,
+    Objective,
+    Prior,
+    Standing,
+)
+from edgefleet.protocol.measurements import (
     Accuracy,
+    Clock,
+    Durations,
+    EstimatedEnergy,
+    Latency,
+    MeasuredEnergy,
+    Memory,
+    Stamp,
+    Statistics,
+    TensorStatistics,
+    Thermal,
+)
+from edgefleet.protocol.messages import (
     Ack,
     ActiveVariant,
     DeviceState,
-    EstimatedPower,
     Event,
     Facts,
-    Latency,
-    MeasuredPower,
     Online,
     Progress,
     Reply,
@@ -37,6 +54,7 @@ from edgefleet.protocol.signed import (
     Signature,
     SignedDesired,
 )
+from edgefleet.sketch import Sketch
 from edgefleet_device_profiles.detect import MachineFacts
 from edgefleet_device_profiles.profile import Runtime
 
@@ -140,23 +158,62 @@ REQUEST = Request(
 )
 TRUST_REQUEST = Request(req_id="3-15", kind=RequestKind.TRUST, name="1763703600.snapshot.json")
 RENEWAL = Request(req_id="3-16", kind=RequestKind.RENEW, body=b"-----BEGIN CERTIFICATE REQUEST-----\n")
+
+
+def durations(*values_s: float, times: int = 1) -> Durations:
+    """A window's durations in seconds, each `times` times."""
+    sketch = Sketch()
+    for value_s in values_s:
+        sketch.add(value_s, times)
+    return Durations.of(sketch)
+
+
+def latency(*values_s: float, times: int = 1) -> Latency:
+    """Latency of a window whose runtime took `values_s`, each `times` times; the rest took none."""
+    found = durations(*values_s, times=times)
+    return Latency(preprocess=durations(*[0.0] * len(values_s), times=times), inference=found, end_to_end=found)
+
+
+STARTED = Stamp(boot_id="b1", monotonic_s=512.5, wall_s=1_750_000_100.25, clock=Clock.SYNCED)
 WINDOW = Window(
-    started_at=1_750_000_100.25,
+    started=STARTED,
     duration_s=10.5,
     digest=MANIFEST,
     count=200,
     errors=1,
-    latency=Latency(p50_ms=1.5, p90_ms=2.25),
+    latency=Latency(
+        preprocess=durations(0.0, 0.000125, times=100),
+        inference=durations(0.0015, 0.00225, times=100),
+        end_to_end=durations(0.002, 0.0025, times=100),
+    ),
+    energy=MeasuredEnergy(joules=36.75, duration_s=10.25, samples=10250, scope="package"),
+    thermal=Thermal(temperature_c=61.5, frequency_mhz=2400.0, throttled=False, undervoltage=False),
+    cpu_share=0.125,
+    memory=Memory(agent_bytes=32_000_000, worker_bytes=48_000_000),
+    statistics=Statistics(
+        inputs=(TensorStatistics(name="x", values=6400, not_finite=0, mean=0.5, std=0.25, min=0.0, max=1.0),),
+        outputs=(TensorStatistics(name="y", values=0, not_finite=1000, mean=None, std=None, min=None, max=None),),
+    ),
     accuracy=Accuracy(correct=190, labelled=200),
-    power=MeasuredPower(watts=3.5, scope="package"),
 )
 ESTIMATED_WINDOW = WINDOW.model_copy(
     update={
-        "latency": Latency(p50_ms=None, p90_ms=None, reason="3 runs: p50 needs 7 runs, p90 needs 64 runs"),
+        "started": Stamp(boot_id="b1", monotonic_s=523.0, wall_s=1_750_000_000.0, clock=Clock.FLOOR),
+        "count": 3,
+        "latency": latency(0.0015, times=3),
         "accuracy": None,
-        "power": EstimatedPower(
-            watts=4.5, low_w=2.7, high_w=12.0, scope="board_input", reason="the board is simulated"
+        "energy": EstimatedEnergy(
+            joules=46.0,
+            low_j=27.5,
+            high_j=120.0,
+            duration_s=10.25,
+            scope="board_input",
+            reason="the board is simulated",
         ),
+        "thermal": Thermal(reason="no sensor says"),
+        "cpu_share": 0.0,
+        "memory": Memory(agent_bytes=None, worker_bytes=None),
+        "statistics": Statistics(),
     }
 )
 
@@ -189,9 +246,46 @@ def online(connection: int, enrolment_id: str = "e1", *, online: bool) -> Online
     return Online(online=online, enrolment_id=enrolment_id, connection=connection)
 
 
+DECISION = DecisionRecord(
+    hardware_class="h0123456789abcdef",
+    index_digest=INDEX,
+    objective=Objective.LATENCY,
+    conditions=Conditions.LIVE,
+    throttled_share=0.25,
+    complete=True,
+    chosen=MANIFEST,
+    threads=2,
+    reason="onnxruntime-int8 with 2 threads: p90 1.2 ms; the best of 2 by latency",
+    command="edgefleet agent bench",
+    agent_version="0.1.0",
+    candidates=(
+        CandidateRecord(
+            digest=MANIFEST, name="onnxruntime-int8", threads=2, size_bytes=122_000, standing=Standing.CHOSEN,
+            reason="p90 1.2 ms", runs=20_000, p50_s=0.001, p90_s=0.0012, low_s=0.00118, high_s=0.00122,
+            inference_p90_s=0.0011, energy_j=0.004, memory_bytes=50_000_000,
+        ),
+        CandidateRecord(
+            digest=MANIFEST, name="onnxruntime-int8", threads=4, size_bytes=122_000, standing=Standing.FAILED,
+            reason="it was ended by signal 11", runs=0, p50_s=None, p90_s=None, low_s=None, high_s=None,
+            inference_p90_s=None, energy_j=None, memory_bytes=None,
+        ),
+    ),
+)  # fmt: skip
+PRIOR = Prior(
+    hardware_class="h0123456789abcdef",
+    index_digest=INDEX,
+    objective=Objective.LATENCY,
+    digest=MANIFEST,
+    threads=2,
+    inference_p90_s=0.0011,
+    devices=3,
+    at=1_750_000_000.5,
+)
+
 EXAMPLES: dict[str, Message] = {
     "ack": Ack(spool_id=SPOOL, seq=42),
     "command": COMMAND,
+    "decision": DECISION,
     "deployment": DEPLOYMENT,
     "desired": DESIRED,
     "desired_signed": signed_desired(),
@@ -200,6 +294,7 @@ EXAMPLES: dict[str, Message] = {
     "event": event(12, 11),
     "facts": FACTS,
     "online": online(3, online=False),
+    "prior": PRIOR,
     "reply": Reply(req_id="3-1", status=Status.OK, part=1, parts=2, body=b"\x00\xff\xfe\xfb?>"),
     "request": REQUEST,
     "request_renewal": RENEWAL,

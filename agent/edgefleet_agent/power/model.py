@@ -1,54 +1,80 @@
-"""Power from the profile's linear model and the processor's utilisation: an estimate, and marked as one.
+"""Energy from the profile's linear model and the processors' load: an estimate, and marked as one.
 
-P = idle + (max − idle) · utilisation. The error bar is the model's whole range, since nothing is measured.
+P = idle + (max − idle) · utilisation · f/f_max. The error bar is the model's whole range, since nothing is measured.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from edgefleet.protocol.messages import EstimatedPower
+from edgefleet_agent.power import load
+from edgefleet_agent.power.meter import Energy
+from edgefleet_agent.power.sysfs import UnreadableError
 from edgefleet_device_profiles.profile import PowerModel
-
-IDLE_FIELDS = (3, 4)
-
-
-def read_cpu_times(root: Path) -> tuple[int, int]:
-    """(busy, total) jiffies of all processors since boot, from the first line of /proc/stat (proc(5))."""
-    fields = [int(field) for field in (root / "proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return sum(fields) - sum(fields[index] for index in IDLE_FIELDS), sum(fields)
 
 
 class ModelMeter:
-    """Estimates mean power over a window."""
+    """Estimates what was spent."""
 
-    def __init__(self, root: Path, power: PowerModel, reason: str) -> None:
+    name = "model"
+
+    def __init__(self, root: Path, power: PowerModel, reason: str, clock: Callable[[], float] = time.monotonic) -> None:
         """`reason` says why nothing is measured."""
+        self.period_s = 1.0
         self._root = root
         self._power = power
         self._reason = reason
-        self._last = self._times()
+        self._clock = clock
+        self._policies = load.find_policies(root)
+        self._times = self._read()
+        self._share: float | None = None
+        self._since = self._counted_to = clock()
+        self._next_at = self._since + self.period_s
+        self._joules = 0.0
+        self._is_blind = self._times is None
 
-    def _times(self) -> tuple[int, int] | None:
+    def sample(self, now: float) -> None:
+        """See Meter."""
+        if now >= self._next_at:
+            self._count(now)
+
+    def energy(self) -> Energy:
+        """See Meter."""
+        now = self._clock()
+        self._count(now)
+        power, duration_s = self._power, now - self._since
+        blind = "; the processors' load cannot be read either" if self._is_blind else ""
+        energy = Energy(
+            joules=min(self._joules, power.max_w * duration_s),
+            low_j=power.idle_w * duration_s,
+            high_j=power.max_w * duration_s,
+            source="estimated",
+            scope=power.scope,
+            reason=self._reason + blind,
+            duration_s=duration_s,
+            samples=0,
+        )
+        self._since, self._joules, self._is_blind = now, 0.0, self._times is None
+        return energy
+
+    def _read(self) -> dict[int, load.Times] | None:
         try:
-            return read_cpu_times(self._root)
-        except (OSError, ValueError, IndexError):
+            return load.read_times(self._root)
+        except (UnreadableError, ValueError):
             return None
 
-    def window(self) -> EstimatedPower:
-        """Mean power since the last call."""
-        last, self._last = self._last, self._times()
-        power, reason = self._power, self._reason
-        if last is None or self._last is None:
-            # Without a utilisation every value in the range is as likely as another.
-            utilisation, reason = 0.5, f"{reason}; the processor's utilisation cannot be read either"
+    def _count(self, now: float) -> None:
+        self._next_at = now + self.period_s
+        seconds, self._counted_to = max(0.0, now - self._counted_to), max(now, self._counted_to)
+        last, self._times = self._times, self._read()
+        if last is None or self._times is None:
+            self._is_blind, self._share = True, None
         else:
-            busy, total = (now - before for now, before in zip(self._last, last, strict=True))
-            utilisation = busy / total if total > 0 else 0.0
-        return EstimatedPower(
-            watts=power.idle_w + (power.max_w - power.idle_w) * min(1.0, max(0.0, utilisation)),
-            low_w=power.idle_w,
-            high_w=power.max_w,
-            scope=power.scope,
-            reason=reason,
-        )
+            # Too short a step for the jiffies to tell: what was true before.
+            share = load.share(last, self._times, load.clock_ratios(self._policies))
+            self._share = self._share if share is None else share
+        # Without a load every value in the range is as likely as another.
+        share = 0.5 if self._share is None else self._share
+        self._joules += (self._power.idle_w + (self._power.max_w - self._power.idle_w) * share) * seconds

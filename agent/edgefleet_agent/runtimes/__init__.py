@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -21,6 +22,21 @@ RUNTIMES: dict[str, tuple[str, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a runtime is opened; each takes what it knows of it. `settings.RuntimeSettings` says the same in a file."""
+
+    threads: int = 1
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """ONNX Runtime's execution providers, the preferred one first."""
+    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """ONNX Runtime: provider → its own options."""
+    device: str = "CPU"
+    """OpenVINO's device: CPU, GPU, NPU."""
+    precision_hint: str = "f32"
+    """What OpenVINO computes floating point in: f32, f16, bf16; `device`: what its plugin prefers."""
+
+
 class Model(Protocol):
     """A model opened in a runtime."""
 
@@ -29,10 +45,10 @@ class Model(Protocol):
         ...
 
 
-def open_model(runtime: str, path: Path, threads: int) -> Model:
-    """Open a model file; raises MissingExtraError, or whatever the runtime raises for a file it refuses."""
+def open_model(runtime: str, path: Path, options: Options) -> Model:
+    """Open a model file; raises MissingExtraError, UnsupportedError, or what the runtime raises for a file."""
     module, extra = RUNTIMES[runtime]
     try:
-        return cast("Model", importlib.import_module(module).open_model(path, threads))
+        return cast("Model", importlib.import_module(module).open_model(path, options))
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"opening {path.name}", str(error.name), extra) from error

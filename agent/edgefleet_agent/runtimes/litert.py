@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefleet_agent.runtimes import Options
+
 try:
     from ai_edge_litert.interpreter import Interpreter
 except ModuleNotFoundError:
@@ -32,8 +34,8 @@ class _Model:
         return {name: self._interpreter.get_tensor(index) for name, index in self._outputs.items()}
 
 
-def open_model(path: Path, threads: int) -> _Model:
+def open_model(path: Path, options: Options) -> _Model:
     """Open a .tflite file with the signature `serving_default`."""
-    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    interpreter = Interpreter(model_path=str(path), num_threads=options.threads)
     interpreter.allocate_tensors()
     return _Model(interpreter)

@@ -1,4 +1,4 @@
-"""OpenVINO IR on the processor plugin, at float32 where the variant is not quantised."""
+"""OpenVINO IR on the device plugin that the settings name, at the precision that they name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgefleet.errors import UnsupportedError
+from edgefleet_agent.runtimes import Options
 
 # Importing openvino reports the import over the network unless this module is absent; it then uses its own stub.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -26,12 +29,23 @@ class _Model:
         return {name: results[output] for name, output in self._outputs.items()}
 
 
-def open_model(path: Path, threads: int) -> _Model:
-    """Open an .xml file with its .bin beside it."""
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
+def open_model(path: Path, options: Options) -> _Model:
+    """Open an .xml file with its .bin beside it; raises UnsupportedError where the device is not there."""
+    core = ov.Core()
+    present = core.available_devices
+    # A machine with two GPUs calls them GPU.0 and GPU.1; either is what GPU asks for.
+    if not any(name == options.device or name.startswith(f"{options.device}.") for name in present):
+        found = f"no device {options.device}: OpenVINO finds {', '.join(present)}"
+        raise UnsupportedError(f"opening {path.name}", found, "correct runtime.device in the agent's settings")
+    return _Model(core.compile_model(str(path), options.device, compile_settings(options)))
+
+
+def compile_settings(options: Options) -> dict[str, str | int]:
+    """What OpenVINO calls the options; threads are the processor plugin's alone."""
+    settings: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
+    if options.device == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    if options.precision_hint != "device":
         # The plugin would pick bf16 or fp16 by the processor; golden outputs were made at f32.
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    return _Model(ov.Core().compile_model(str(path), "CPU", settings))
+        settings["INFERENCE_PRECISION_HINT"] = options.precision_hint
+    return settings

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefleet.errors import InputError
+from edgefleet_agent.sources import Array, Sample
 
-Array = NDArray[np.generic]
-Sample = tuple[dict[str, Array], int | None]
+
+def open_source(source: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[Sample]:
+    """`open_replay` by the settings' section and the variant's settings layer."""
+    return open_replay(Path(source["path"]), spec["inputs"])
 
 
 def open_replay(path: Path, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:

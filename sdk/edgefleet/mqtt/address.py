@@ -37,6 +37,8 @@ class Identity:
 
     client_id: str
     user: str
+    password: str | None = None
+    """For a broker that is not the fleet's: there certificates say who one is."""
 
 
 @dataclass(frozen=True, slots=True)

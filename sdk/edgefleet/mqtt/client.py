@@ -76,7 +76,7 @@ class Client(paho.Client):
         self._clean = clean
         self._leaving = False
         self._deliver = on_message
-        self.username_pw_set(identity.user)
+        self.username_pw_set(identity.user or None, identity.password)
         self.max_inflight_messages_set(INFLIGHT)
         self.max_queued_messages_set(QUEUED)
         self.on_connect = self._on_connack

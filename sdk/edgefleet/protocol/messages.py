@@ -6,11 +6,12 @@ Identity never comes from a payload: the topic says which device speaks.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from edgefleet.package.digest import Digest
+from edgefleet.protocol.measurements import Accuracy, Energy, Latency, Memory, Stamp, Statistics, Thermal
 from edgefleet.protocol.record import Count, Generation, Message, Part, Seq
 from edgefleet_device_profiles.detect import MachineFacts
 
@@ -35,17 +36,25 @@ class State(StrEnum):
     """Every file is hashed as a whole."""
     SELF_TEST = "self_test"
     """The variant runs its golden inputs in a child process."""
+    BENCHMARKING = "benchmarking"
+    """The candidates are measured on the device."""
     ACTIVATING = "activating"
-    """The slot is being switched; not interruptible."""
+    """The slot is being switched, its worker warm before the old one drains; not interruptible."""
+    PROBATION = "probation"
+    """The wanted variant runs and is watched; the committed one is kept."""
     COMMITTED = "committed"
-    """The wanted variant runs."""
+    """The wanted variant runs, and has shown itself."""
+    ROLLING_BACK = "rolling_back"
+    """The committed variant is being put back; not interruptible."""
+    ROLLED_BACK = "rolled_back"
+    """The wanted variant failed its probation; the one committed before runs."""
     FAILED = "failed"
     """The wanted variant was not installed; the committed one still runs."""
     NO_MODEL = "no_model"
     """There is no verified variant to run; the device says why."""
 
 
-TERMINAL_STATES = frozenset({State.COMMITTED, State.FAILED, State.NO_MODEL})
+TERMINAL_STATES = frozenset({State.COMMITTED, State.ROLLED_BACK, State.FAILED, State.NO_MODEL})
 
 
 class Online(Message):
@@ -87,6 +96,15 @@ class ActiveVariant(Part):
     precision: str
 
 
+class Evidence(StrEnum):
+    """What a commitment rests on."""
+
+    SUFFICIENT = "sufficient"
+    """Every gate of the probation was judged on enough windows and inferences, and passed."""
+    INSUFFICIENT = "insufficient"
+    """The probation came to its end with too little to judge by; no gate failed."""
+
+
 class DeviceState(Message):
     """Lifecycle state of a device, its active variant and what the last generation came to."""
 
@@ -95,6 +113,11 @@ class DeviceState(Message):
     state: State
     reason: str | None = None
     active: ActiveVariant | None = None
+    """What it infers with; in PROBATION that is the new one."""
+    previous: ActiveVariant | None = None
+    """The committed variant that it goes back to, while another is in probation."""
+    evidence: Evidence | None = None
+    """Of a generation that ended as COMMITTED by a probation."""
     progress: Progress | None = None
     """Of this generation; it stays when the installation has ended."""
     pulled_bytes: Count = 0
@@ -118,11 +141,13 @@ class RequestKind(StrEnum):
     """A certificate for the signing request in `body` (PEM); the reply's body is the chain (PEM)."""
     LOCATE = "locate"
     """Where a blob can be had over HTTP: the reply's body is a URL, or the status is `gone`."""
+    PRIOR = "prior"
+    """What devices of one hardware class chose of a package version: the body is a Prior, or the status `gone`."""
 
 
 _NEEDS = {
     RequestKind.METADATA: "digest", RequestKind.BLOCKS: "digest", RequestKind.LOCATE: "digest",
-    RequestKind.TRUST: "name", RequestKind.RENEW: "body",
+    RequestKind.TRUST: "name", RequestKind.RENEW: "body", RequestKind.PRIOR: "digest",
 }  # fmt: skip
 
 
@@ -136,9 +161,9 @@ class Request(Message):
     req_id: str = Field(max_length=64)
     kind: RequestKind
     digest: Digest | None = None
-    """Of the blob, for METADATA, BLOCKS and LOCATE."""
+    """Of the blob, for METADATA, BLOCKS and LOCATE; of the package version's index, for PRIOR."""
     name: Annotated[str, Field(pattern=r"^(\d{1,12}\.)?[a-z][a-z0-9-]{0,31}\.json$")] | None = None
-    """Of the file, for TRUST: `timestamp.json`, `12.root.json`."""
+    """Of the file, for TRUST: `timestamp.json`, `12.root.json`; for PRIOR: `edgefleet.prior.prior_name`'s."""
     body: Annotated[bytes, Field(max_length=8192)] = b""
     blocks: Annotated[tuple[tuple[Count, Seq], ...], Field(max_length=MAX_RANGES, fail_fast=True)] = ()
     """Ranges (first block, number of blocks), in the order in which they are wanted."""
@@ -184,56 +209,36 @@ class Reply(Message):
     """To a request for blocks: whether to listen to the blob's shared topic from now on; null: as before."""
 
 
-class Latency(Part):
-    """Percentiles of one window in milliseconds; null where there were too few runs, with the reason."""
-
-    p50_ms: float | None
-    p90_ms: float | None
-    reason: str | None = None
-
-
-class Accuracy(Part):
-    """How many of the window's labelled inputs were answered correctly."""
-
-    correct: Count
-    labelled: Count
-
-
-class MeasuredPower(Part):
-    """Mean power over a window, read from a sensor."""
-
-    source: Literal["measured"] = "measured"
-    watts: float
-    scope: str
-
-
-class EstimatedPower(Part):
-    """Mean power over a window, from the profile's model; the truth lies between low and high."""
-
-    source: Literal["estimated"] = "estimated"
-    watts: float
-    low_w: float
-    high_w: float
-    scope: str
-    reason: str
-    """Why it was not measured."""
-
-
-Power = Annotated[MeasuredPower | EstimatedPower, Field(discriminator="source")]
-
-
 class Window(Part):
     """One telemetry window: what one variant did in `duration_s` seconds."""
 
-    started_at: float
-    """Wall clock, seconds since 1970."""
-    duration_s: float
+    started: Stamp
+    duration_s: Annotated[float, Field(ge=0)]
     digest: Digest
     count: Count
+    """Inferences that gave a result."""
     errors: Count
     latency: Latency
+    energy: Energy
+    thermal: Thermal
+    cpu_share: Annotated[float, Field(ge=0)]
+    """Processor time of agent and worker, as a share of one core."""
+    memory: Memory
+    statistics: Statistics = Statistics()
     accuracy: Accuracy | None
-    power: Power
+
+    @property
+    def achieved_per_s(self) -> float:
+        """Inferences a second, whatever one of them takes."""
+        return self.count / self.duration_s if self.duration_s else 0.0
+
+    @model_validator(mode="after")
+    def _sketches_have_every_inference(self) -> Self:
+        for part in ("preprocess", "inference", "end_to_end"):
+            found = getattr(self.latency, part).count
+            if found != self.count:
+                raise ValueError(f"latency.{part} is of {found} inferences, count is {self.count}")
+        return self
 
 
 class Spooled(Message):

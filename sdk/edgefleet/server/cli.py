@@ -6,11 +6,15 @@ What an operator decides is in `deploy_cli`; what the fleet looks like, in `flee
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgefleet.cli import options
 from edgefleet.errors import InputError
+
+if TYPE_CHECKING:
+    from edgefleet.server.home_link import HomeSettings
 
 _broker = click.option("--broker", required=True, metavar="HOST:PORT", help="MQTT broker.")
 _rate = click.option(
@@ -60,10 +64,20 @@ _shared_delivery = click.option(
 @_sharing
 @click.option("--http", "http", metavar="HOST:PORT", help="Serve blobs over HTTP(S) here, beside MQTT.")
 @_blob_url
+@click.option(
+    "--home-assistant", "home", metavar="HOST:PORT", help="Show the fleet in the Home Assistant of this broker."
+)
+@click.option(
+    "--home-assistant-login",
+    "login",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="One line, USER:PASSWORD, for that broker.",
+)
 def server(
     data: Path, broker: str, rate_limit: float | None, device_rate_limit: float | None, hubs: int,
-    own_hubs: int | None, http: str | None, blob_url: str | None, *, tls: bool, shared: bool | None,
-    shared_delivery: bool,
+    own_hubs: int | None, http: str | None, blob_url: str | None, *, home: str | None, login: Path | None, tls: bool,
+    shared: bool | None, shared_delivery: bool,
 ) -> None:  # fmt: skip
     """Serve a fleet: packages, telemetry and desired states over the MQTT broker."""
     from edgefleet.cli import stop_on_signals
@@ -90,7 +104,8 @@ def server(
     arguments += ["--shared-delivery"] if shared_delivery else []
     arguments += [] if template is None else ["--blob-url", template]
     arguments += [] if listen is None else ["--sign-urls"]
-    settings = ServerSettings(data, address, tls, hubs if own_hubs is None else min(own_hubs, hubs), arguments)
+    own = hubs if own_hubs is None else min(own_hubs, hubs)
+    settings = ServerSettings(data, address, tls, own, arguments, _home_settings(home, login))
     with lock_data(data), serving(data, listen, tls=tls):
         Server(settings).run(stop)
 
@@ -137,6 +152,17 @@ def hub(
         shared_delivery,
     )  # fmt: skip
     HubProcess(settings, None if parent is None else Pipe(0, 1)).run(stop)
+
+
+def _home_settings(home: str | None, login: Path | None) -> HomeSettings | None:
+    """Where Home Assistant's broker is; None where none is named."""
+    from edgefleet.mqtt import BrokerAddress
+    from edgefleet.server.home_link import HomeSettings, read_login
+
+    if home is None:
+        return None
+    user, password = ("", None) if login is None else read_login(login)
+    return HomeSettings(BrokerAddress.parse(home), user, password)
 
 
 def _check_shared_delivery(rate: float | None, device_rate: float | None, hubs: int, *, wanted: bool) -> None:

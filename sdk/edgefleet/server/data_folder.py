@@ -45,6 +45,11 @@ def trust_files(data: Path) -> Path:
     return data / "trust" / "metadata"
 
 
+def prior_file(data: Path, index_digest: str, name: str) -> Path:
+    """What devices of one hardware class found of one package version; `name` is `edgefleet.prior.prior_name`'s."""
+    return data / "priors" / f"{index_digest.removeprefix('sha256:')[:32]}-{name}"
+
+
 def tls_of(data: Path, name: str) -> Tls:
     """Files by which a process of the server's proves that it is `name`."""
     folder = data / "pki"

@@ -61,10 +61,10 @@ def publish(package: Path, data: Path, keys: Path | None) -> None:
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0),
-    default=300.0,
+    default=3600.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to follow the devices.",
+    help="How long to follow the devices; a probation takes minutes.",
 )
 @click.option("--sign-only", is_flag=True, help="Sign a deployment of a package or bundle here; needs no server.")
 @click.option(

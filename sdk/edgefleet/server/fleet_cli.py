@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgefleet import spans
 from edgefleet.cli import options
 from edgefleet.errors import one_line
 from edgefleet.protocol.signed import CommandName
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgefleet.server.store import DeviceTelemetry, Store
+    from edgefleet.spans import EnergyTotal
 
 PIPE_COLUMNS = 160
+HEADINGS = ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power\n  a run")
 
 
 @click.group("fleet")
@@ -32,7 +35,7 @@ def fleet() -> None:
 @fleet.command("list")
 @options.data
 def list_devices(data: Path) -> None:
-    """Show every device: variant, accuracy, latency and power."""
+    """Show every device: variant, accuracy, latency, power, and energy per inference over the last five minutes."""
     from rich.console import Console  # noqa: PLC0415
 
     store = open_store(data, "listing the fleet")
@@ -84,11 +87,22 @@ def remove_device(device: str, data: Path, broker: str | None, *, tls: bool) -> 
 
 def _telemetry_cells(seen: DeviceTelemetry) -> list[str]:
     accuracy = f"{seen.correct / seen.labelled:.2%}" if seen.labelled else "–"
-    p50, p90 = ("–" if value is None else f"{value:.3f}" for value in (seen.p50_ms, seen.p90_ms))
-    power = (
-        "–" if seen.watts is None else f"{seen.watts:.2f} W\n{seen.power_source}\n{one_line(seen.power_scope or '')}"
-    )
-    return [accuracy, f"{p50}\n{p90}", power]
+    figures = [spans.percentile(seen.span.inference, q).value for q in (0.5, 0.9)]
+    p50, p90 = ("–" if value is None else f"{value * 1000:.3f}" for value in figures)
+    return [accuracy, f"{p50}\n{p90}", _power_cell(seen.span.energy)]
+
+
+def _power_cell(energy: EnergyTotal | None) -> str:
+    if energy is None or energy.watts is None:
+        return "–"
+    gross_j = spans.energy_per_inference(energy).value
+    return f"{energy.watts:.2f} W\n{_joules(gross_j)}\n{energy.source}\n{one_line(energy.scope)}"
+
+
+def _joules(joules: float | None) -> str:
+    if joules is None:
+        return "– mJ"
+    return f"{joules:.3g} J" if joules >= 1 else f"{joules * 1000:.3g} mJ"
 
 
 def fleet_table(store: Store) -> Table:
@@ -103,7 +117,14 @@ def fleet_table(store: Store) -> Table:
     notes += ["* simulated: the host is not that board"] if any(row.simulated for row in rows) else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.caption, table.caption_justify = Text("\n".join(notes)), "left"
-    for heading in ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power"):
+    for heading in (
+        "device\n  profile",
+        "state\nvariant",
+        "pulled\nruns",
+        "accuracy",
+        "ms p50\n   p90",
+        "power\n  a run",
+    ):
         table.add_column(heading, no_wrap=True)
     for row in rows:
         seen = None if row.digest is None else store.telemetry(row.device, row.digest)

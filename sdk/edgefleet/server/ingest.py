@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from securesystemslib.signer import Signer
 
-from edgefleet.errors import EdgefleetError
+from edgefleet.errors import EdgefleetError, short_line
 from edgefleet.protocol import messages, topics
 from edgefleet.protocol.record import Message, MessageError
 from edgefleet.protocol.topics import TopicName
@@ -45,9 +45,11 @@ class Ingest:
         on_state: Callable[[str, int], object],
         on_gone: Callable[[str], None],
         on_flag: Callable[[], None],
+        on_event: Callable[[str, messages.Event, float], None],
     ) -> None:
         """`on_state` gets a device and the generation that it reported, `on_gone` a device that went offline;
-        `on_flag` is called when a device is to be served no more.
+        `on_flag` is called when a device is to be served no more, and `on_event` in the transaction that an event
+        is stored in; it may raise ValueError.
         """
         self._store = store
         self._fleet = fleet
@@ -56,6 +58,7 @@ class Ingest:
         self._on_state = on_state
         self._on_gone = on_gone
         self._on_flag = on_flag
+        self._on_event = on_event
         self._log = DeviceLog(log)
         self._pending: list[tuple[str, Message]] = []
         self._sent: dict[str, int] = {}
@@ -128,6 +131,15 @@ class Ingest:
             case messages.Event():
                 self._log.say(logging.INFO, device, f"{message.kind}: {message.text}")
                 self._store.add_event(device, message, now)
+                self._event(device, message, now)
+
+    def _event(self, device: str, event: messages.Event, now: float) -> None:
+        """What an event brings about; it is stored, whatever comes of that."""
+        try:
+            with self._store.savepoint():
+                self._on_event(device, event, now)
+        except COSTS_ONLY_ITSELF as error:
+            self._log.say(logging.WARNING, device, f"{event.kind} has no effect: {short_line(str(error))}")
 
     def _hello(self, device: str, facts: messages.Facts, now: float) -> None:
         """Take up a device under its enrolment; one that is not enrolled so is ignored."""

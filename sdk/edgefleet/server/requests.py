@@ -21,7 +21,7 @@ from edgefleet.protocol.record import MessageError
 from edgefleet.protocol.topics import TopicName
 from edgefleet.server.blob_files import OpenBlobs
 from edgefleet.server.budget import BUSY_EVERY_S, REMEMBERED_DEVICES, DeviceLog, RequestBudget
-from edgefleet.server.data_folder import trust_files
+from edgefleet.server.data_folder import prior_file, trust_files
 from edgefleet.server.hub import Hub
 from edgefleet.server.hub_work import Part
 from edgefleet.server.locate import Locator
@@ -54,6 +54,7 @@ class Requests:
     ) -> None:
         """`renew` takes a device's signing request (device, req_id, PEM) and answers through `reply` later."""
         self.denied: dict[str, str] = {}
+        self._data = data
         self._blobs = BlobStore(data)
         self._trust = trust_files(data)
         self._open = OpenBlobs(self._blobs)
@@ -73,6 +74,7 @@ class Requests:
             RequestKind.TRUST: self._trust_file,
             RequestKind.RENEW: self._renewal,
             RequestKind.LOCATE: self._location,
+            RequestKind.PRIOR: self._prior,
         }
 
     # Coming in ---------------------------------------------------------------------------------------
@@ -115,6 +117,10 @@ class Requests:
     def _trust_file(self, device: str, request: Request) -> None:
         # The message's pattern has checked the name: no separator, no leading dot.
         self._small(device, request, self._trust / (request.name or ""))
+
+    def _prior(self, device: str, request: Request) -> None:
+        # Both are checked by the message's patterns, as above.
+        self._small(device, request, prior_file(self._data, request.digest or "", request.name or ""))
 
     def _small(self, device: str, request: Request, path: Path) -> None:
         wait_s = self._hub.busy_s()

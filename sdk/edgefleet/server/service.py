@@ -20,9 +20,11 @@ from edgefleet.protocol.messages import Status
 from edgefleet.protocol.record import Message
 from edgefleet.protocol.topics import HUB_USERS, SERVER_USER, TOPICS, Role, TopicName
 from edgefleet.server.data_folder import STORE_FILE, ensure_share_group, fleet_of, remove_leftovers, tls_of
+from edgefleet.server.home_link import HomeLink, HomeSettings
 from edgefleet.server.hub_children import HubChildren
 from edgefleet.server.hub_link import FromHub, Renewal, Renewed
 from edgefleet.server.ingest import Ingest
+from edgefleet.server.priors import Priors
 from edgefleet.server.reconcile import Reconciler
 from edgefleet.server.store import Store
 from edgefleet.server.upkeep import Upkeep
@@ -45,6 +47,8 @@ class ServerSettings:
     """Hubs that this server starts itself: the first of all."""
     hub_arguments: Sequence[str] = field(default_factory=tuple)
     """Of `edgefleet hub`, for each of them."""
+    home: HomeSettings | None = None
+    """Home Assistant's broker; None: nothing is told to any."""
 
 
 class Server:
@@ -58,12 +62,15 @@ class Server:
         hubs = HUB_USERS[: settings.own_hubs]
         self.hubs = HubChildren(hubs, settings.hub_arguments, on_line=self._hear_hub)
         self.reconciler = Reconciler(self.store, self._send, self.hubs.deny)
+        self.priors = Priors(settings.data, self.store)
         self.ingest = Ingest(
             self.store, self.fleet, self._send, online_signer=lambda: load_online(settings.data),
             on_state=self.reconciler.device, on_gone=self.hubs.forget, on_flag=self.reconciler.refuse,
+            on_event=self.priors.take,
         )  # fmt: skip
         self.upkeep = Upkeep(settings.data, self.store, (SERVER_USER, *hubs) if settings.tls else ())
         self._noted: bool | None = None
+        self._home = None if settings.home is None else HomeLink(settings.home, self.fleet, self.store)
         self.connection = Connection(
             settings.address,
             Identity(SERVER_USER, SERVER_USER),
@@ -88,6 +95,8 @@ class Server:
         finally:
             self.hubs.stop()
             self.ingest.commit()
+            if self._home is not None:
+                self._home.close()
             self.connection.close()
             self.store.close()
 
@@ -113,8 +122,11 @@ class Server:
         self.ingest.commit()
         with self._patience():
             self._note_connection()
+            self.priors.publish(time.time())
             if self.connection.connected:
                 self.reconciler.turn(time.monotonic())
+            if self._home is not None:
+                self._home.turn(time.monotonic())
         self.upkeep.turn(time.time())
 
     @contextmanager

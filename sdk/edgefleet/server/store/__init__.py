@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgefleet.server.store import commands, deployments, devices, enrolments, telemetry
+from edgefleet.server.store import commands, deployments, devices, enrolments, priors, telemetry
 from edgefleet.server.store.deployments import DesiredRow
 from edgefleet.server.store.devices import DeviceRow
 from edgefleet.server.store.enrolments import EnrolmentRow
@@ -17,11 +17,12 @@ __all__ = ["DesiredRow", "DeviceRow", "DeviceTelemetry", "EnrolmentRow", "Store"
 
 
 class Store(
-    devices.Devices, enrolments.Enrolments, deployments.Deployments, commands.Commands, telemetry.TelemetryTables
-):
+    devices.Devices, enrolments.Enrolments, deployments.Deployments, commands.Commands, priors.Decisions,
+    telemetry.TelemetryTables,
+):  # fmt: skip
     """One connection to all tables; not shared between threads."""
 
     def __init__(self, path: Path) -> None:
         """Open or create; raises StorageError."""
-        tables = (devices, enrolments, deployments, commands, telemetry)
+        tables = (devices, enrolments, deployments, commands, priors, telemetry)
         super().__init__(path, [table.SCHEMA for table in tables])

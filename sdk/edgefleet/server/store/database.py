@@ -14,7 +14,7 @@ from pathlib import Path
 from edgefleet.errors import StorageError
 
 LOCK_PATIENCE_S = 10.0
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS server (

@@ -66,6 +66,13 @@ class Deployments(Database):
         """The highest serial of any deployment; 0 before the first."""
         return int(self._db.execute("SELECT coalesce(max(serial), 0) FROM deployments").fetchone()[0])
 
+    def package_of(self, index_digest: str) -> tuple[str, str] | None:
+        """(package, version) of an index that was ever deployed, or None."""
+        row = self._db.execute(
+            "SELECT package, version FROM deployments WHERE index_digest = ? LIMIT 1", (index_digest,)
+        ).fetchone()
+        return None if row is None else (row["package"], row["version"])
+
     def set_desired(self, envelope: Envelope) -> None:
         """Replace what a device shall run by the content of a signed desired state; its outcome is open."""
         desired = Desired.unwrap(envelope)

@@ -1,0 +1,1 @@
+"""Stands in for LiteRT in a worker process."""

@@ -1,0 +1,129 @@
+"""Making the agent a service, on a machine whose folders, programs and service manager are ours."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.agent_lab import Fleet, write_settings
+from agent.host_lab import FakePrograms, FakeServices
+from edgefleet.errors import InputError
+from edgefleet_agent.host import setup
+from edgefleet_agent.host.environments import Environments, Made
+from edgefleet_agent.host.service import AGENT_UNIT, TRIAL_UNIT, Place, unit_files
+from edgefleet_agent.host.setup import Setup, SystemFolders
+from edgefleet_agent.settings import Settings
+from edgefleet_demo.processes import free_port
+
+
+class Host:
+    """One machine, and what an installation leaves on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.system = SystemFolders(folder / "units", folder / "users", folder / "rules", folder / "bin", hidden=())
+        (folder / "bin").mkdir()
+        self.programs = FakePrograms()
+        self.services = FakeServices()
+        self.environments = Environments(folder / "opt", self.programs)
+        settings = write_settings(folder)
+        self.asked = Setup(
+            folder / "agent.toml", settings, ["edgefleet[agent,litert]"], Made(version="", extras=("litert",)),
+            getpass.getuser(),
+        )  # fmt: skip
+
+    def install(self) -> list[str]:
+        return list(setup.install(self.asked, self.environments, self.services, self.system, self.programs))
+
+
+@pytest.fixture(name="host")
+def _host(home: Fleet, tmp_path: Path) -> Host:
+    home.enroll(tmp_path / "identity", port=free_port())
+    return Host(tmp_path)
+
+
+def test_it_leaves_a_service_that_starts_from_the_first_environment(host: Host, tmp_path: Path) -> None:
+    steps = host.install()
+    assert steps[0] == f"filling {tmp_path}/opt/A (this may take minutes)"
+    assert (host.environments.current(), host.environments.previous()) == ("A", "A")
+    unit = (tmp_path / "units" / AGENT_UNIT).read_text()
+    assert f"ExecStart={tmp_path}/opt/current/bin/edgefleet agent run --config {tmp_path}/agent.toml\n" in unit
+    assert f"ReadWritePaths={tmp_path}/state {tmp_path}/identity\n" in unit
+    assert f"User={getpass.getuser()}\n" in unit
+    assert "@" not in "".join(line for line in unit.splitlines() if "=" in line and "SystemCall" not in line)
+    assert host.services.asked == [
+        ("reload", ""), ("enable", AGENT_UNIT), ("enable", TRIAL_UNIT), ("restart", AGENT_UNIT),
+    ]  # fmt: skip
+    assert [arguments[0] for arguments in host.programs.ran if arguments[0].startswith(("systemd", "udev"))] == [
+        "systemd-sysusers", "udevadm", "udevadm",
+    ]  # fmt: skip
+
+
+def test_the_identity_is_its_users_alone_and_the_settings_are_readable(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").chmod(0o600)
+    host.install()
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("state", "identity")} == {0o700}
+    assert (tmp_path / "agent.toml").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_command_leads_to_whatever_environment_is_current(host: Host, tmp_path: Path) -> None:
+    host.install()
+    assert (tmp_path / "bin" / "edgefleet").readlink() == tmp_path / "opt" / "current" / "bin" / "edgefleet"
+
+
+def test_a_command_of_somebody_else_stays(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "edgefleet").write_text("somebody's own")
+    host.install()
+    assert (tmp_path / "bin" / "edgefleet").read_text() == "somebody's own"
+
+
+def test_again_it_repairs_and_keeps_the_environment(host: Host, tmp_path: Path) -> None:
+    host.install()
+    (tmp_path / "units" / AGENT_UNIT).write_text("damaged")
+    host.programs.ran.clear()
+    host.install()
+    assert "Type=notify" in (tmp_path / "units" / AGENT_UNIT).read_text()
+    assert [arguments for arguments in host.programs.ran if "venv" in arguments] == []
+
+
+def test_what_a_service_would_not_see_is_refused_before_anything_is_done(host: Host, tmp_path: Path) -> None:
+    host.system = replace(host.system, hidden=(tmp_path / "identity",))
+    with pytest.raises(InputError, match="a service must not depend on that folder"):
+        host.install()
+    assert host.programs.ran == []
+    assert [str(folder) for folder in SystemFolders().hidden[:2]] == ["/home", "/root"]
+
+
+def test_what_its_settings_have_it_write_to_may_be_written(tmp_path: Path) -> None:
+    sinks = ({"kind": "jsonl", "path": "/srv/results/all.jsonl"},)
+    source = {"kind": "folder", "path": "/srv/inbox", "after": "delete"}
+    common = {"profile": "generic-x86-64", "state_folder": tmp_path}
+    settings = Settings.model_validate({**common, "sinks": sinks, "source": source})
+    assert setup.written_by(settings) == (Path("/srv/results"), Path("/srv/inbox"))
+    kept = Settings.model_validate({**common, "source": {**source, "after": "keep"}})
+    assert setup.written_by(kept) == ()
+    place = Place(tmp_path, tmp_path, tmp_path / "state", tmp_path / "identity", written=setup.written_by(settings))
+    unit = unit_files(place, ())[AGENT_UNIT]
+    assert f"ReadWritePaths={tmp_path}/state {tmp_path}/identity -/srv/results -/srv/inbox\n" in unit
+
+
+def test_without_an_identity_nothing_is_installed(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    with pytest.raises(InputError, match="edgefleet enroll"):
+        host.install()
+    assert host.programs.ran == []
+
+
+def test_a_program_that_fails_says_so(host: Host) -> None:
+    host.programs.fails = "--reload"
+    with pytest.raises(InputError, match="running udevadm control --reload: ERROR: something went wrong"):
+        host.install()
+
+
+def test_only_root_changes_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InputError, match="run it with sudo"):
+        setup.check_root()
