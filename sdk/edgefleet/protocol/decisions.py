@@ -7,17 +7,19 @@ the body of the reply to a request. Nothing is chosen here.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
 from edgefleet.package.digest import Digest
-from edgefleet.protocol.record import Count, Message, Part
+from edgefleet.protocol.record import Count, Message, MessageError, Part
 
 DECISION_EVENT = "decision"
 CONTRADICTION_EVENT = "prior_contradicted"
 """Its text is the index digest, and what did not hold."""
 MAX_CANDIDATES = 16
+MAX_DECISION_BYTES = 16 * 1024
+"""An event's text is no longer; what a larger one says is wrong would take its parser many times its size."""
 CLASS_PATTERN = r"^h[0-9a-f]{16}$"
 
 HardwareClass = Annotated[str, Field(pattern=CLASS_PATTERN)]
@@ -106,6 +108,13 @@ class DecisionRecord(Message):
     """Measures the same again on that device."""
     agent_version: Annotated[str, Field(max_length=64)]
     candidates: Annotated[tuple[CandidateRecord, ...], Field(max_length=MAX_CANDIDATES, fail_fast=True)]
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse a payload; raises MessageError with one line."""
+        if len(payload) > MAX_DECISION_BYTES:
+            raise MessageError(f"DecisionRecord: {len(payload)} bytes, at most {MAX_DECISION_BYTES} are read")
+        return super().decode(payload)
 
     @property
     def winner(self) -> CandidateRecord | None:
