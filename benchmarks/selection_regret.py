@@ -3,15 +3,17 @@
 `python benchmarks/selection_regret.py [--models NAME ...] [--passes N]`: a Markdown table on stdout, everything in
 build/selection_regret.json. For each model int8 and fp32 files of LiteRT, ONNX Runtime and OpenVINO, with one thread
 and with two, compete in the agent's own benchmark, in real workers; then all of them are measured again, taking turns
-forwards and backwards. Regret is the chosen one's 90th percentile over the best one's in the second measurement; its
-upper bound is the 95 % one, of the ratio to whichever is best, over the passes. Exit status 1 above the limit.
+forwards and backwards. Two neighbouring passes are a block, in which everyone had his turn twice. Regret is the chosen
+one's 90th percentile over another's, block by block (the trimmed mean of the logarithms), for the other for which it is
+largest; at least 1. Its upper bound is the 95 % one, by the bootstrap over blocks, the choice of the other included:
+what a machine's load does to all of them is in no ratio, what it does to one is in the bound. The p90 columns are of
+all runs. Exit status 1 above the limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import select
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgefleet.confidence import interval, sections
+from edgefleet.confidence import trimmed
 from edgefleet.package.digest import digest_of_file
 from edgefleet.package.manifest import Golden, VariantSpec
 from edgefleet_agent import benchmark
@@ -46,7 +48,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto]] = {"resnet8": resnet8, "mobilen
 RUNTIMES = (Runtime.LITERT, Runtime.ONNXRUNTIME, Runtime.OPENVINO)
 PRECISIONS = (Precision.INT8, Precision.FP32)
 THREADS = (1, 2)
-TURN_S, TAIL, MOST_SECTIONS = 0.5, 0.05, 10
+TURN_S, TAIL, RESAMPLES = 0.25, 0.05, 2000
 
 
 def entrants(model: str, work: Path) -> list[Entrant]:
@@ -142,15 +144,19 @@ def p90(passes: Sequence[Sequence[float]]) -> float:
     return quantile([run for one in passes for run in one], QUANTILE)
 
 
-def upper_bound(own: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
-    """Of the ratio of the two 90th percentiles, over sections of passes that both took together."""
-    together = list(zip(own, other, strict=True))
-    logs = [
-        math.log(p90([a for a, _ in part]) / p90([b for _, b in part]))
-        for part in sections(together, MOST_SECTIONS, bool)
-    ]
-    low, high = interval(logs, TAIL)
-    return p90(own) / p90(other) * math.exp((high - low) / 2)
+def regret_of(place: int, found: Sequence[Sequence[Sequence[float]]]) -> tuple[float, float, int]:
+    """(regret of the candidate at `place`, its upper bound, place of the best) from place, pass, seconds."""
+    blocks = range(0, len(found[place]) - 1, 2)
+    logs = np.log([[p90(one[first : first + 2]) for one in found] for first in blocks])
+    behind = logs[:, [place]] - logs
+
+    def worst(rows: np.ndarray) -> tuple[float, int]:
+        return max((trimmed(column, TAIL)[1], other) for other, column in enumerate(rows.T.tolist()))
+
+    generator = np.random.default_rng(0)
+    drawn = [worst(behind[generator.integers(0, len(behind), len(behind))])[0] for _ in range(RESAMPLES)]
+    (regret, best), upper = worst(behind), float(np.quantile(drawn, 1 - TAIL))
+    return float(np.exp(regret)), float(np.exp(max(regret, upper))), place if regret == 0 else best
 
 
 def measured(model: str, passes: int) -> dict[str, Any]:
@@ -160,15 +166,14 @@ def measured(model: str, passes: int) -> dict[str, Any]:
         place, said = chosen(among)
         found = again(among, passes)
     p90s = [p90(one) for one in found]
-    best = min(range(len(among)), key=lambda other: p90s[other])
-    rivals = [other for other in range(len(among)) if other != place]
+    regret, upper, best = regret_of(place, found)
     return {
         **said,
         "chosen": str(among[place].candidate),
         "best": str(among[best].candidate),
         "p90_ms": {str(one.candidate): 1e3 * value for one, value in zip(among, p90s, strict=True)},
-        "regret": p90s[place] / p90s[best],
-        "upper": max(1.0, *(upper_bound(found[place], found[other]) for other in rivals)),
+        "regret": regret,
+        "upper": upper,
     }
 
 
@@ -176,7 +181,7 @@ def main() -> int:
     """Choose, measure again, print and store."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--passes", type=int, default=80)
     options = parser.parse_args()
     results = {}
     print("| model | candidates | chosen | p90 | best afterwards | p90 | regret | upper bound | limit | seconds |")

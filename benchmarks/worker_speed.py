@@ -1,10 +1,10 @@
 """One inference through the worker process, against the runtime alone and a bare echo between two processes.
 
 `python benchmarks/worker_speed.py [--rounds N]`: a Markdown table on stdout, everything in build/worker_speed.json.
-ResNet8 int8 in LiteRT on one thread; the three take turns, and a ratio is the median over the rounds. The file's own
-tensors: 3 KB of int8 go in, as an application that has pixels sends them, and the echo carries as many. As packaged:
-12 KB of float32 in the source model's layout, converted on both sides of the comparison. Exit status 1 where the
-first ratio is above its limit.
+ResNet8 int8 in LiteRT on one thread; the three take turns, and a ratio is the median over the rounds. int8: 3 KB go
+in as the file takes them (`edgefleet convert --io int8`), and the echo carries as many. As packaged: 12 KB of float32
+in the source model's layout, put into the file's on both sides of the comparison. Exit status 1 where the first ratio
+is above its limit.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from edgefleet_agent import golden, supervise
 from edgefleet_agent.inference_types import InferFailure, InferRequest, InferResult, RawTensor
 from edgefleet_agent.runtimes import Options
 from edgefleet_agent.settings import Settings
+from edgefleet_agent.spin import Spin
 from edgefleet_agent.supervise import Worker
 from edgefleet_agent.variant import Arrays, Variant
 from edgefleet_converters.artefact import Artefact, Form
+from edgefleet_converters.conversion import flow
+from edgefleet_converters.conversion.file_facts import Border
 from edgefleet_converters.convert import ConvertJob, convert
 from edgefleet_converters.intake.onnx_file import read_onnx
 from edgefleet_device_profiles.profile import Precision, Runtime
@@ -46,50 +49,66 @@ _ECHO = "import os\nwhile data := os.read(0, 65536): os.write(1, data)"
 PLACES = sorted(os.sched_getaffinity(0))
 
 Turn = Callable[[], None]
-Row = tuple[bool, int]
-"""Whether the tensors are those of the package, and how many cores the two processes have together."""
-ROWS: dict[str, Row] = {
-    "the file's own, two cores": (False, 2),
-    "the file's own, one core": (False, 1),
-    "as packaged, two cores": (True, 2),
-}
+Files = Callable[[Path], Artefact]
 
 
-def converted(work: Path) -> Artefact:
-    """The int8 file as packaging makes it, with seeded weights."""
-    onnx.save(resnet8(), work / "given.onnx")
-    source = read_onnx(work / "given.onnx", work, shapes={}, dims={})
-    generator = np.random.default_rng(0)
-    samples = {one.name: generator.normal(size=(16, *one.shape)).astype(np.float32) for one in source.inputs}
-    np.savez(work / "samples.npz", allow_pickle=False, **samples)
+def source_files(work: Path) -> tuple[Path, Path]:
+    """The source model, with seeded weights, and samples for its calibration."""
+    model, samples = work / "given.onnx", work / "samples.npz"
+    onnx.save(resnet8(), model)
+    arrays = {"x": np.random.default_rng(0).normal(size=(32, 1, 3, 32, 32)).astype(np.float32)}
+    np.savez(samples, allow_pickle=False, **arrays)
+    return model, samples
+
+
+def packaged(work: Path) -> Artefact:
+    """The int8 file as packaging makes it: float32 in the source model's layout goes in and comes out."""
+    model, samples = source_files(work)
+    source = read_onnx(model, work, shapes={}, dims={})
     return convert(
         ConvertJob(
-            runtime=Runtime.LITERT, precision=Precision.INT8, source=source.forms[Form.ONNX],
-            calibration=work / "samples.npz", folder=work / "litert",
+            runtime=Runtime.LITERT, precision=Precision.INT8, source=source.forms[Form.ONNX], calibration=samples,
+            folder=work / "packaged",
         )
     )  # fmt: skip
 
 
-def own(tensor: TensorSpec) -> TensorSpec:
-    """A tensor as the file has it."""
-    shape = tensor.shape if tensor.permutation is None else tuple(tensor.shape[axis] for axis in tensor.permutation)
-    dtype = tensor.dtype if tensor.quantization is None else tensor.quantization.dtype
-    return TensorSpec(name=tensor.name, dtype=dtype, shape=shape)
+def small(work: Path) -> Artefact:
+    """The int8 file whose inputs and outputs are int8 too, for an application that has pixels."""
+    model, samples = source_files(work)
+    request = flow.Request(
+        model, work / "small.tflite", precision="int8", calibration=samples, border="int8", check=False
+    )
+    made = flow.convert(request, print)
+    inputs, outputs = (tuple(_as_it_is(one) for one in side) for side in (made.facts.inputs, made.facts.outputs))
+    return Artefact(files=(made.path,), inputs=inputs, outputs=outputs)
 
 
-def slot(folder: Path, artefact: Artefact, *, packaged: bool) -> VariantSpec:
+def _as_it_is(border: Border) -> TensorSpec:
+    return TensorSpec.model_validate({"name": border.name, "dtype": border.dtype, "shape": border.shape})
+
+
+ROWS: dict[str, tuple[Files, int]] = {
+    "3 KB of int8, two cores": (small, 2),
+    "3 KB of int8, one core": (small, 1),
+    "as packaged, two cores": (packaged, 2),
+}
+"""Which file, and how many cores the two processes have together."""
+
+
+def slot(folder: Path, artefact: Artefact) -> VariantSpec:
     """A variant's folder with golden inputs; its spec."""
-    inputs, outputs = ([one if packaged else own(one) for one in side] for side in (artefact.inputs, artefact.outputs))
     folder.mkdir()
     for file in artefact.files:
         (folder / file.name).write_bytes(file.read_bytes())
     generator = np.random.default_rng(1)
+    inputs = artefact.inputs
     arrays = {f"input:{one.name}": (generator.normal(size=(1, *one.shape)) * 30).astype(one.dtype) for one in inputs}
     np.savez(folder / "golden.npz", allow_pickle=False, **arrays)
     return VariantSpec(
         name="resnet8-int8", runtime=Runtime.LITERT, precision=Precision.INT8, runtime_version=">=2",
-        model_file=artefact.files[0].name, inputs=tuple(inputs), outputs=tuple(outputs),
-        golden=Golden(samples=1, tolerances={one.name: 0.0 for one in outputs}), architectures=("amd64",),
+        model_file=artefact.files[0].name, inputs=inputs, outputs=artefact.outputs,
+        golden=Golden(samples=1, tolerances={one.name: 0.0 for one in artefact.outputs}), architectures=("amd64",),
     )  # fmt: skip
 
 
@@ -124,7 +143,7 @@ class Asked:
         )
         self._worker: Worker = supervise.inference(folder, spec, "sha256:" + "1" * 64, settings)
         self.pid = self._worker.pid
-        self._poll = select.poll()
+        self._spin, self._poll = Spin(), select.poll()
         self._poll.register(self._worker, select.POLLIN)
         while not self._worker.ready:
             self._wait()
@@ -134,7 +153,9 @@ class Asked:
         self.answer: InferResult | InferFailure | None = None
 
     def _wait(self) -> None:
-        self._poll.poll()
+        # As the agent waits for it.
+        if not self._spin.found(self._poll.poll):
+            self._poll.poll()
         _, ended = self._worker.messages()
         if ended:
             raise SystemExit(self._worker.exit_reason())
@@ -162,11 +183,10 @@ def turn_us(call: Turn) -> float:
     return median(taken) * 1e6
 
 
-def measured(work: Path, artefact: Artefact, rounds: int, row: Row) -> dict[str, Any]:
+def measured(work: Path, files: Files, cores: int, rounds: int) -> dict[str, Any]:
     """Microseconds of each, and the ratio of the worker to the sum of the others."""
-    packaged, cores = row
-    folder = work / f"{'packaged' if packaged else 'own'}-{cores}"
-    spec = slot(folder, artefact, packaged=packaged)
+    folder = work / "slot"
+    spec = slot(folder, files(work))
     variant = Variant(folder, spec.model_dump(mode="json"), Options())
     inputs = golden.inputs(golden.load(folder / "golden.npz"), variant)[0]
     echo, asked = Echo(sum(one.nbytes for one in inputs.values())), Asked(folder, spec, inputs)
@@ -206,13 +226,12 @@ def main() -> None:
     """Measure, print and write down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="turns of each; 20 or more")
-    given = parser.parse_args()
+    rounds = parser.parse_args().rounds
     rows: dict[str, dict[str, Any]] = {}
     print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}")
-    with tempfile.TemporaryDirectory(prefix="edgefleet-benchmark-") as work:
-        artefact = converted(Path(work))
-        for name, row in ROWS.items():
-            found = rows[name] = measured(Path(work), artefact, given.rounds, row)
+    for name, (files, cores) in ROWS.items():
+        with tempfile.TemporaryDirectory(prefix="edgefleet-benchmark-") as work:
+            found = rows[name] = measured(Path(work), files, cores, rounds)
             us, (low, high) = found["us"], found["quartiles"]
             numbers = (us["runtime"], us["echo"], us["worker"], us["worker"] - us["runtime"])
             cells = (name, *(f"{value:.0f}" for value in numbers), f"{found['ratio']:.2f}", f"{low:.2f}–{high:.2f}")

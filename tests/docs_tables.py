@@ -135,8 +135,9 @@ def lifecycle() -> str:
         "| state | what it means | its limit |", "|---|---|---|", *rows, "",
         "| by | what that is |", "|---|---|", *triggers, "",
         "## What a device comes to", "",
-        "Each of these is a test. A newer generation waits for the end of `activating` and `rolling_back`. What is",
-        "damaged when it shall come back is pulled again, once; with nothing left a device says `no_model` and why.",
+        "Each of these is a test. A newer generation waits for the end of `activating` and `rolling_back`. What was",
+        "committed and is damaged is pulled again, once, where nothing else runs; with nothing left a device says",
+        "`no_model` and why.",
         "",
         f"| in | {' | '.join(Happening)} |", f"|---|{'---|' * len(Happening)}", *ends, "",
     ])  # fmt: skip

@@ -57,7 +57,7 @@ class Metadata:
             raise InstallError(f"no metadata came in answer to {MAX_TRIES} requests in a row")
         if self._fetch.due(now):
             req_id = self._host.next_req_id()
-            request = Request(req_id=req_id, kind=RequestKind.METADATA, digest=self._fetch.digest)
+            request = Request(req_id=req_id, kind=RequestKind.METADATA, digest=self._fetch.digest, deflate=True)
             if self._host.request(request):
                 self._fetch.asked(req_id, now)
         return self._fetch.content

@@ -12,9 +12,8 @@ from typing import Any
 
 from edgefleet import identity as identities
 from edgefleet.mqtt import Outgoing
-from edgefleet.protocol import messages, topics
-from edgefleet.protocol.messages import DeviceState, Reply, Request, State, Window
-from edgefleet.protocol.record import MessageError
+from edgefleet.protocol import topics
+from edgefleet.protocol.messages import Request, Window
 from edgefleet.protocol.signed import CommandName, Desired
 from edgefleet.protocol.topics import TOPICS, TopicName
 from edgefleet_agent import broker_link, state_folder
@@ -25,14 +24,15 @@ from edgefleet_agent.clock import StampClock
 from edgefleet_agent.commands import Commands
 from edgefleet_agent.comparison import Comparison
 from edgefleet_agent.desired_states import DesiredStates
+from edgefleet_agent.incoming import Incoming
 from edgefleet_agent.inference import Inference
-from edgefleet_agent.install import InstallError
 from edgefleet_agent.installer import Installer
 from edgefleet_agent.journal import Enrolment
 from edgefleet_agent.making import Maker
 from edgefleet_agent.outbox import Outbox, outgoing
 from edgefleet_agent.power import open_meter
 from edgefleet_agent.renewal import Renewal
+from edgefleet_agent.serve.burst import Burst
 from edgefleet_agent.serve.server import Server
 from edgefleet_agent.settings import Settings
 from edgefleet_agent.spool import Spool
@@ -41,8 +41,11 @@ from edgefleet_agent.thermal import Thermal
 from edgefleet_agent.trust_queue import TrustQueue
 from edgefleet_agent.watch import Watch, rules_of
 from edgefleet_agent.windows import Windows
+from edgefleet_agent.worker_ahead import Ahead
 
 POLL_S = 0.1
+# While nothing is installed or verified, what is waited for wakes the loop by itself; meters are read once a second.
+IDLE_POLL_S = 0.25
 # A verdict takes a second or two; a hub that does not answer must not hold the download up for longer than this.
 HOLD_DOWNLOADS_S = 10.0
 
@@ -52,8 +55,8 @@ log = logging.getLogger("edgefleet.agent")
 class Agent:
     """One agent of one identity on one state folder."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Read identity and folder; raises InputError, BusyError when another agent has it, StorageError."""
+    def __init__(self, settings: Settings, ahead: Ahead | None = None) -> None:
+        """Read identity and folder; `ahead` is for the first worker. Raises InputError, BusyError, StorageError."""
         self.settings = settings
         self.profile = device_facts.load_profile(settings.profile)
         self.identity = identities.load(settings.identity)
@@ -69,7 +72,7 @@ class Agent:
         meter = open_meter(settings.root, self.profile, simulated=self._facts.simulated)
         thermal = Thermal(settings.root, self.profile, simulated=self._facts.simulated)
         stamps = StampClock(self._facts.boot_id, lambda: state_folder.clock_floor(self._folder.trust_folder))
-        self._inference = Inference(settings, self._folder.slots, Windows(meter, thermal, stamps), self)
+        self._inference = Inference(settings, self._folder.slots, Windows(meter, thermal, stamps), self, ahead=ahead)
         watch = Watch(self._folder.folder, rules_of(settings.probation, limits_of(self.profile)))
         self._comparison = Comparison(settings, self._folder.slots, self._inference, watch.compared, self.note)
         maker = Maker(
@@ -81,22 +84,21 @@ class Agent:
         self.connection = broker_link.open_connection(
             self.identity, settings, on_message=self._receive, on_connected=self._hello, will=self._will
         )
+        self._burst = Burst(
+            self._served, self._children, lambda: self._server.has_clients, lambda: self._inference.busy,
+            self.connection,
+        )  # fmt: skip
         self._outbox = Outbox(self.connection, self.own, self.journal, self._spool, self._facts)
         self._trust = TrustQueue(self)
         self._desired_states = DesiredStates(self.own, self.journal, self._trust, self)
-        self._commands = Commands(self.own, self.journal, self._trust, self)
         self._renewal = Renewal(self.identity, self._trust, self)
+        commands = Commands(self.own, self.journal, self._trust, self)
+        self._incoming = Incoming(
+            self.own, self._desired_states, commands, self._spool, self._trust, self._renewal, self._installer
+        )
         self._requests = 0
         self._held_since: float | None = None
         self._is_taken_over = False
-        self._receivers: dict[TopicName, Callable[[topics.Address, bytes], None]] = {
-            TopicName.DESIRED: lambda _address, payload: self._desired_states.receive(payload),
-            TopicName.COMMANDS: lambda _address, payload: self._commands.receive(payload),
-            TopicName.ACK: self._on_ack,
-            TopicName.REPLY: self._on_reply,
-            TopicName.BLOCKS: self._on_piece,
-            TopicName.SHARED: self._on_piece,
-        }
 
     # The loop ----------------------------------------------------------------------------------------
 
@@ -105,8 +107,10 @@ class Agent:
         self._restore()
         try:
             while not stop():
-                self.connection.poll(POLL_S, self._readers())
+                # First: the variant is checked while the broker is connected to.
                 self.tick(time.monotonic())
+                is_idle = self._installer.current is None and not self._trust.sessions()
+                self.connection.poll(IDLE_POLL_S if is_idle else POLL_S, self._readers())
         finally:
             self._shut_down()
 
@@ -125,14 +129,16 @@ class Agent:
 
     def _readers(self) -> dict[int, Callable[[], None]]:
         """What wakes the loop beside the broker, and what is done about it at once."""
-        children = self._installer.descriptors() + [child.fileno() for child in self._trust.sessions()]
-        children += self._comparison.descriptors()
         # An answer is on its way to who asked before anything else is done.
-        answers = dict.fromkeys(self._inference.descriptors(), self._infer)
-        return dict.fromkeys(children, _nothing) | answers | self._server.descriptors()
+        return dict.fromkeys(self._children(), _nothing) | dict.fromkeys(self._served(), self._burst.serve)
 
-    def _infer(self) -> None:
-        self._inference.tick(self.journal.entry.active, time.monotonic())
+    def _children(self) -> list[int]:
+        children = self._installer.descriptors() + [child.fileno() for child in self._trust.sessions()]
+        return children + self._comparison.descriptors() + self._inference.descriptors()
+
+    def _served(self) -> dict[int, Callable[[], None]]:
+        """What the local API and the worker that serves it are read by."""
+        return dict.fromkeys(self._inference.answers(), self._inference.listen) | self._server.descriptors()
 
     def _holds_downloads(self, now: float) -> bool:
         """Whether the line is left to the verification of a newer decision, for a while."""
@@ -181,34 +187,7 @@ class Agent:
             self._installer.current.on_connected()
 
     def _receive(self, topic: str, payload: bytes, _retained: bool) -> None:
-        address = topics.parse(self.own.fleet, topic)
-        if address is None or address.device not in (self.own.device, ""):
-            return
-        receiver = self._receivers.get(address.name)
-        if receiver is None:
-            return
-        try:
-            receiver(address, payload)
-        except MessageError as error:
-            log.warning("message ignored: %s", error)
-        except InstallError as error:
-            self._installer.fail(str(error))
-
-    def _on_ack(self, _address: topics.Address, payload: bytes) -> None:
-        ack = messages.Ack.decode(payload)
-        self._spool.acknowledged(ack.spool_id, ack.seq, time.monotonic())
-
-    def _on_reply(self, _address: topics.Address, payload: bytes) -> None:
-        reply, now = Reply.decode(payload), time.monotonic()
-        if self._trust.on_reply(reply, now) or self._renewal.on_reply(reply, now):
-            return
-        if self._installer.current is not None:
-            self._installer.current.on_reply(reply, now)
-
-    def _on_piece(self, address: topics.Address, payload: bytes) -> None:
-        install = self._installer.current
-        if install is not None and address.sha12 is not None and address.piece is not None:
-            install.on_piece(address.sha12, address.piece, payload, time.monotonic())
+        self._incoming.receive(topic, payload)
 
     # What its parts ask of it ------------------------------------------------------------------------
 
@@ -278,11 +257,7 @@ class Agent:
 
     def report_refused(self, generation: int, reason: str) -> None:
         """Publish that a generation is not acted on; what runs, runs on."""
-        active = self.journal.entry.active
-        state = State.NO_MODEL if active is None else State.FAILED
-        self._outbox.send(TopicName.STATE, DeviceState(
-            enrolment_id=self.own.enrolment_id, generation=generation, state=state, reason=reason, active=active
-        ))  # fmt: skip
+        self._outbox.send_refused(generation, reason)
 
     def run_command(self, name: CommandName) -> str:
         """Do what a verified command says; what came of it, in words."""

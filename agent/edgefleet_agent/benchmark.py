@@ -7,7 +7,7 @@ crashes or hangs costs only its candidate.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from edgefleet.protocol.decisions import Objective
 from edgefleet_agent import footprint, supervise
 from edgefleet_agent.benchmark_decision import Decision, Limits
 from edgefleet_agent.benchmark_measures import KEPT_RUNS, Candidate, Drawn, Ran
-from edgefleet_agent.benchmark_rules import Contest, Lengths, Round, Turn
+from edgefleet_agent.benchmark_rules import Contest, Lengths, Turn
 from edgefleet_agent.power.meter import Meter
 from edgefleet_agent.settings import RuntimeSettings, SelectionSettings, WorkerSettings
 from edgefleet_agent.thermal import Thermal
@@ -220,8 +220,8 @@ def asked(settings: SelectionSettings, profile: Profile, *, live: bool) -> Asked
     """What the settings and the device's profile ask for."""
     screening, final = Lengths().screening, Lengths().final
     lengths = Lengths(
-        screening=Round(min(screening.seconds, settings.final_s), screening.turns),
-        final=Round(settings.final_s, final.turns),
-        energy_final=Round(settings.final_s * 2, Lengths().energy_final.turns),
+        screening=replace(screening, seconds=min(screening.seconds, settings.final_s)),
+        final=replace(final, seconds=settings.final_s),
+        energy_final=replace(Lengths().energy_final, seconds=settings.final_s * 2),
     )
     return Asked(settings.objective, limits_of(profile), lengths, settings.limit_s, live)

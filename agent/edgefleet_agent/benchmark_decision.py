@@ -1,6 +1,7 @@
 """What the numbers of a benchmark come to: the best by the objective within the budget, and of equals the smaller.
 
-Pure. Where the energy was not measured, the latency decides, and the decision says so.
+Pure. Where the energy was not measured, the latency decides, and the decision says so. Latencies are compared pass by
+pass (`benchmark_ratio`): the percentile of all runs is what a candidate's numbers say, not what ranks it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from dataclasses import dataclass
 
 from edgefleet.protocol.decisions import Objective, Standing
 from edgefleet_agent.benchmark_measures import QUANTILE, Candidate, Measured, quantile
+from edgefleet_agent.benchmark_ratio import Ratio, slower
 
 TIED = 1.03
+LEFT_BEHIND = (Standing.BEHIND, Standing.HOPELESS)
+"""They work, and were measured for a while; of too few runs nobody knows whether they keep the budget."""
+_LEAST_J = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +52,31 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.4g} ms"
 
 
-def by_energy(measured: Sequence[Measured], objective: Objective, *, rough: bool = False) -> bool:
-    """Whether the energy decides: it is asked for, and was measured of everyone."""
-    return objective is Objective.ENERGY and all(one.energy_j(rough=rough) is not None for one in measured)
+def decisive(measured: Sequence[Measured], objective: Objective, *, rough: bool = False) -> Objective:
+    """What decides: the objective, or the latency where the energy was not measured of everyone."""
+    if objective is Objective.ENERGY and any(one.energy_j(rough=rough) is None for one in measured):
+        return Objective.LATENCY
+    return objective
 
 
-def score(one: Measured, objective: Objective, *, energy: bool, rough: bool = False) -> float:
-    """The smaller the better: joules an inference, bytes, or seconds at the 90th percentile."""
-    if objective is Objective.SIZE:
-        return float(one.candidate.size_bytes)
-    joules = one.energy_j(rough=rough) if energy else None
-    return quantile(one.end_to_end_s(), QUANTILE) if joules is None else joules
+def ratio(one: Measured, other: Measured, by: Objective) -> Ratio:
+    """One over the other, the smaller the better: joules an inference, bytes, or the 90th percentile pass by pass."""
+    if by is Objective.SIZE:
+        exact = max(1, one.candidate.size_bytes) / max(1, other.candidate.size_bytes)
+        return Ratio(exact, exact, exact)
+    if by is Objective.ENERGY:
+        own_j, other_j = (max(_LEAST_J, each.energy_j(rough=True) or 0.0) for each in (one, other))
+        return Ratio(own_j / other_j)
+    return slower(one, other)
+
+
+def ranked(running: Sequence[Measured], by: Objective) -> list[tuple[Measured, Ratio]]:
+    """Best first, each with its ratio to the best: the one whose worst ratio to any of them is the least."""
+    if not running:
+        return []
+    best = min(running, key=lambda one: max(ratio(one, other, by).middle for other in running))
+    others = [(one, ratio(one, best, by)) for one in running if one is not best]
+    return [(best, Ratio(1.0, 1.0, 1.0)), *sorted(others, key=lambda pair: pair[1].middle)]
 
 
 def exceeded(one: Measured, limits: Limits) -> str | None:
@@ -76,21 +95,20 @@ def exceeded(one: Measured, limits: Limits) -> str | None:
 
 
 def decide(measured: Sequence[Measured], objective: Objective, limits: Limits) -> Decision:
-    """Choose among those that are still in."""
+    """Choose among those that are still in; where none of these may run, among those that were left behind."""
     running = [one for one in measured if one.out is None and one.turns]
-    energy = by_energy(running, objective)
-    over = {one.candidate: text for one in running if (text := exceeded(one, limits)) is not None}
-    within = sorted(
-        (one for one in running if one.candidate not in over), key=lambda one: score(one, objective, energy=energy)
-    )
-    bar = score(within[0], objective, energy=energy) * TIED if within else 0.0
-    tied = [one for one in within if score(one, objective, energy=energy) <= bar]
+    behind = [one for one in measured if one.out is not None and one.out[0] in LEFT_BEHIND and one.enough]
+    over = {one.candidate: text for one in running + behind if (text := exceeded(one, limits)) is not None}
+    within = [one for one in running if one.candidate not in over]
+    within = within or [one for one in behind if one.candidate not in over]
+    by = decisive(within, objective)
+    tied = [one for one, ratio_to_best in ranked(within, by) if ratio_to_best.middle <= TIED]
     chosen = min(tied, key=lambda one: _tie_order(one, objective)) if tied else None
     results = tuple(_result(one, chosen, tied, over) for one in measured)
     if chosen is None:
         said = "; ".join(f"{result.measured.candidate}: {result.reason}" for result in results)
         return Decision(None, f"no candidate may run here: {said or 'there is none'}", results)
-    return Decision(chosen.candidate, _reason(chosen, tied, len(measured), objective, energy=energy), results)
+    return Decision(chosen.candidate, _reason(chosen, tied, len(measured), objective, by), results)
 
 
 def _tie_order(one: Measured, objective: Objective) -> tuple[float, ...]:
@@ -109,7 +127,7 @@ def _result(one: Measured, chosen: Measured | None, tied: Sequence[Measured], ov
         return Result(one, standing, reason or said_of(one))
     if one.candidate in over:
         return Result(one, Standing.OVER_BUDGET, over[one.candidate])
-    return Result(one, Standing.TIED if one in tied else Standing.BEHIND, said_of(one))
+    return Result(one, Standing.TIED if one in tied else Standing.BEHIND, said_beside(one, chosen))
 
 
 def said_of(one: Measured) -> str:
@@ -126,13 +144,20 @@ def said_of(one: Measured) -> str:
     return f"p90 {milliseconds(quantile(runs, QUANTILE))}{around}{energy} of {one.runs} runs"
 
 
-def _reason(chosen: Measured, tied: Sequence[Measured], number: int, objective: Objective, *, energy: bool) -> str:
-    by = objective.value
-    if objective is Objective.ENERGY and not energy:
-        by = "latency, for the energy was not measured"
-    text = f"{chosen.candidate}: {said_of(chosen)}; the best of {number} by {by}"
+def said_beside(one: Measured, best: Measured | None) -> str:
+    """Its numbers, and how they compare to another's with which it took turns."""
+    if best is None or not one.turns:
+        return said_of(one)
+    found = slower(one, best)
+    around = f" ({found.low:.3g} to {found.high:.3g})" if found.low > 0 else ""
+    return f"{said_of(one)}; pass by pass {found.middle:.3g} times{around} that of {best.candidate}"
+
+
+def _reason(chosen: Measured, tied: Sequence[Measured], number: int, objective: Objective, by: Objective) -> str:
+    what = by.value if by is objective else f"{by}, for the {objective} was not measured"
+    text = f"{chosen.candidate}: {said_of(chosen)}; the best of {number} by {what}"
     others = [one for one in tied if one is not chosen]
     if not others:
         return text
-    faster = ", ".join(f"{one.candidate} ({one.candidate.size_bytes} bytes, {said_of(one)})" for one in others)
-    return f"{text}; within 3 % of it and larger or with more threads: {faster}"
+    told = [f"{one.candidate} ({one.candidate.size_bytes} bytes, {said_beside(one, chosen)})" for one in others]
+    return f"{text}; within 3 % of it and larger or with more threads: {', '.join(told)}"

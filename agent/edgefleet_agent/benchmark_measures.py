@@ -16,10 +16,11 @@ from edgefleet.protocol.decisions import Standing
 QUANTILE = 0.9
 MIN_RUNS = 64
 """For a 90th percentile with 99 % confidence (MLPerf Inference rules, early stopping)."""
-KEPT_RUNS = 512
+KEPT_RUNS = 256
 """Of each turn, or up to twice as many: more say nothing more, and would fill a small device's memory."""
 SECTIONS = 10
-SECTION_RUNS = 7
+SECTION_RUNS = 10
+"""Fewer have their 90th percentile beyond them."""
 INTERVAL_TAIL = 0.025
 ENERGY_S = 10.0
 ENERGY_READINGS = 100
@@ -62,9 +63,31 @@ class Ran:
     memory_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """What is kept of one turn: seconds with the borders, and of the runtime's call alone."""
+
+    end_to_end_s: array[float]
+    inference_s: array[float]
+    p90_s: float
+    """With the borders."""
+
+
 def quantile(runs: Sequence[float], q: float) -> float:
     """By nearest rank, of one run at least."""
     return sorted(runs)[max(0, math.ceil(round(q * len(runs), 6)) - 1)]
+
+
+def is_section(laps: Sequence[Lap]) -> bool:
+    """Whether laps have enough runs to be a section."""
+    return sum(len(lap.end_to_end_s) for lap in laps) >= SECTION_RUNS
+
+
+def p90_s(laps: Sequence[Lap]) -> float:
+    """The 90th percentile of laps, of one at least."""
+    if len(laps) == 1:
+        return laps[0].p90_s
+    return quantile([value for lap in laps for value in lap.end_to_end_s], QUANTILE)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,33 +95,34 @@ class Measured:
     """A candidate, and what was measured of it so far."""
 
     candidate: Candidate
-    turns: list[tuple[array[float], array[float]]] = field(default_factory=list)
+    turns: list[Lap] = field(default_factory=list)
     runs: int = 0
     drawn: list[Drawn] = field(default_factory=list)
     memory_bytes: int | None = None
     out: tuple[Standing, str] | None = None
     """Why it is measured no more."""
+    anew: bool = False
+    """What was measured counts until there is something newer."""
 
     def add(self, ran: Ran) -> None:
         """Take a turn's outcome."""
-        self.turns.append((array("d", ran.end_to_end_s), array("d", ran.inference_s)))
+        if self.anew:
+            self.turns, self.runs, self.drawn, self.anew = [], 0, [], False
+        end_to_end_s, inference_s = array("d", ran.end_to_end_s), array("d", ran.inference_s)
+        self.turns.append(Lap(end_to_end_s, inference_s, quantile(end_to_end_s, QUANTILE)))
         self.runs += ran.runs
         if ran.drawn is not None:
             self.drawn.append(ran.drawn)
         if ran.memory_bytes is not None:
             self.memory_bytes = max(self.memory_bytes or 0, ran.memory_bytes)
 
-    def restart(self) -> None:
-        """Forget what was measured for the screening: in the finals all is steady, and all are alike."""
-        self.turns, self.runs, self.drawn = [], 0, []
-
     def end_to_end_s(self) -> list[float]:
         """Kept runs of all turns, with their borders."""
-        return [value for turn, _ in self.turns for value in turn]
+        return [value for lap in self.turns for value in lap.end_to_end_s]
 
     def inference_s(self) -> list[float]:
         """Kept runs of all turns, the runtime's call alone."""
-        return [value for _, turn in self.turns for value in turn]
+        return [value for lap in self.turns for value in lap.inference_s]
 
     @property
     def enough(self) -> bool:
@@ -107,10 +131,10 @@ class Measured:
 
     def bounds_s(self) -> tuple[float, float] | None:
         """95 % interval of the 90th percentile, over sections of neighbouring turns; None with too few runs."""
-        parts = sections(self.turns, SECTIONS, lambda part: sum(len(turn) for turn, _ in part) >= SECTION_RUNS)
+        parts = sections(self.turns, SECTIONS, is_section)
         if not self.enough or len(parts) < 2:
             return None
-        p90s = [quantile([value for turn, _ in part for value in turn], QUANTILE) for part in parts]
+        p90s = [p90_s(part) for part in parts]
         low, high = interval([math.log(max(p90, 1e-9)) for p90 in p90s], INTERVAL_TAIL)
         middle, reach = quantile(self.end_to_end_s(), QUANTILE), math.exp((high - low) / 2)
         return middle / reach, middle * reach

@@ -12,31 +12,38 @@ from dataclasses import dataclass
 
 from edgefleet.protocol.decisions import Conditions, Objective, Standing
 from edgefleet_agent.benchmark_decision import (
+    TIED,
     Decision,
     Limits,
-    by_energy,
     decide,
+    decisive,
     exceeded,
     milliseconds,
-    score,
+    ranked,
+    ratio,
+    said_beside,
 )
 from edgefleet_agent.benchmark_measures import MIN_RUNS, QUANTILE, Candidate, Measured, Ran, quantile
+from edgefleet_agent.benchmark_ratio import Ratio
 
 MOST_FINALISTS = 3
-HOPELESS = (2.0, 1.3)
-"""Whose fastest run is this far above the best one's p90 is out, after one pass, and after two: after one it may have
-been load that came and went."""
-# Finalists are within this of the best, by the objective; a screening says little of joules.
-NEAR = {Objective.LATENCY: 1.15, Objective.ENERGY: 2.0, Objective.SIZE: 1.15}
+HOPELESS = (3.0, 2.0)
+"""Whose fastest run is this far above the best one's p90 is out, after one pass, and after two: it may be load that
+comes and goes."""
+# Finalists are within this of the best; a screening says little of joules. By latency whoever may be equal is one.
+NEAR = {Objective.ENERGY: 2.0, Objective.SIZE: 1.15}
+SETTLED = 1.05
+"""Finals end early where the chosen one is beyond doubt at most so many times as slow as any other."""
 STEADY_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """How long each candidate is measured in all, and in how many turns."""
+    """How long each candidate is measured, in how many turns, and how many times that where it does not tell enough."""
 
     seconds: float
     turns: int
+    times: int = 1
 
     @property
     def runs(self) -> int:
@@ -48,8 +55,8 @@ class Round:
 class Lengths:
     """Of the screening, in which everyone is measured, and of the finals."""
 
-    screening: Round = Round(2.0, 4)
-    final: Round = Round(30.0, 20)
+    screening: Round = Round(2.0, 4, 3)
+    final: Round = Round(30.0, 40, 3)
     energy_final: Round = Round(60.0, 6)
     """A sensor that is read ten times a second says little of shorter turns."""
 
@@ -72,6 +79,8 @@ class Contest:
         """Among `candidates`, numbered by their place."""
         self.measured = [Measured(candidate) for candidate in candidates]
         self.in_finals = False
+        self.complete = False
+        """Everything was measured for as long as the rules ask."""
         self._objective = objective
         self._limits = limits
         self._lengths = lengths or Lengths()
@@ -103,11 +112,6 @@ class Contest:
         return decide(self.measured, self._objective, self._limits)
 
     @property
-    def complete(self) -> bool:
-        """Whether everything was measured for as long as the rules ask."""
-        return self.in_finals and self._passes == self._length.turns and not self._queue
-
-    @property
     def throttled_share(self) -> float:
         """Of the turns of which it is known."""
         return sum(self._throttled) / len(self._throttled) if self._throttled else 0.0
@@ -126,8 +130,9 @@ class Contest:
 
     def _next_pass(self) -> bool:
         """Queue one more pass, forwards or backwards; False when there is none."""
-        if self._passes == self._length.turns:
+        if self._passes and self._passes % self._length.turns == 0 and not self._goes_on():
             if self.in_finals:
+                self.complete = True
                 return False
             self._begin_finals()
         if not self.in_finals:
@@ -139,7 +144,7 @@ class Contest:
 
     def _drop_hopeless(self) -> None:
         """Whoever is beyond doubt slower than the best need not be measured to the end."""
-        running = [one for one in self.measured if one.out is None and one.turns]
+        running = self._running
         if self._objective is not Objective.LATENCY or not running:
             return
         best = min(running, key=lambda one: quantile(one.end_to_end_s(), QUANTILE))
@@ -151,29 +156,51 @@ class Contest:
                 text = f"fastest of {one.runs} runs {milliseconds(fastest_s)}, {best.candidate} has a p90 of"
                 one.out = (Standing.HOPELESS, f"{text} {milliseconds(bar_s)}")
 
+    def _goes_on(self) -> bool:
+        """Whether more of the same may tell what this did not; whoever is behind beyond doubt is out."""
+        if self._objective is Objective.LATENCY:
+            _, ranking = self._ranking()
+            for one, behind in ranking:
+                if behind.low > TIED:
+                    one.out = (Standing.BEHIND, said_beside(one, ranking[0][0]))
+        if self._passes >= self._length.turns * self._length.times:
+            return False
+        if self.in_finals:
+            return not self._is_settled()
+        return self._objective is Objective.LATENCY and len(self._running) > MOST_FINALISTS
+
+    def _is_settled(self) -> bool:
+        """Whether nobody can be much better than the one that would be chosen now."""
+        by, ranking = self._ranking()
+        candidate = self.decision().chosen
+        return all(
+            ratio(chosen, other, by).high <= SETTLED
+            for chosen, _ in ranking
+            for other, _ in ranking
+            if chosen.candidate == candidate and other is not chosen
+        )
+
     def _begin_finals(self) -> None:
-        """Whoever is near the best is measured for longer; those over the budget only where nobody is within it."""
-        self.in_finals, self._passes = True, 0
-        running = [one for one in self.measured if one.out is None and one.turns]
-        energy = by_energy(running, self._objective, rough=True)
-
-        def scored(one: Measured) -> float:
-            return score(one, self._objective, energy=energy, rough=True)
-
-        within = [one for one in running if exceeded(one, self._limits) is None] or running
-        ranked = sorted(within, key=scored)
-        finalists = [one for one in ranked if self._is_near(one, ranked[0], scored(one), scored(ranked[0]))]
-        for one in running:
-            if one in finalists[:MOST_FINALISTS]:
-                one.restart()
-            else:
+        """Whoever may be the best is measured for longer; those over the budget only where nobody is within it."""
+        by, ranking = self._ranking()
+        near = [one for one, behind in ranking if by is Objective.LATENCY or behind.middle <= NEAR[by]]
+        for one in self._running:
+            if one not in near[:MOST_FINALISTS]:
                 over = exceeded(one, self._limits)
-                one.out = (Standing.BEHIND, "") if over is None else (Standing.OVER_BUDGET, over)
+                behind = Standing.BEHIND, said_beside(one, ranking[0][0])
+                one.out = behind if over is None else (Standing.OVER_BUDGET, over)
+            else:
+                # In the finals all is steady, and all are alike.
+                one.anew = True
+        self.in_finals, self._passes = True, 0
 
-    def _is_near(self, one: Measured, best: Measured, own: float, bar: float) -> bool:
-        """Within reach of the best, or perhaps so by chance."""
-        if own <= bar * NEAR[self._objective]:
-            return True
-        bounds, best_bounds = one.bounds_s(), best.bounds_s()
-        by_latency = self._objective is Objective.LATENCY
-        return by_latency and bounds is not None and best_bounds is not None and bounds[0] <= best_bounds[1]
+    @property
+    def _running(self) -> list[Measured]:
+        return [one for one in self.measured if one.out is None and one.turns]
+
+    def _ranking(self) -> tuple[Objective, list[tuple[Measured, Ratio]]]:
+        """What decides, and by it whoever is within the budget, or all where nobody is: the best first."""
+        running = self._running
+        within = [one for one in running if exceeded(one, self._limits) is None] or running
+        by = decisive(running, self._objective, rough=not self.in_finals)
+        return by, ranked(within, by)

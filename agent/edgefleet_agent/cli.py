@@ -52,7 +52,11 @@ _wheels = click.option(
     help="A folder of wheels, or a bundle of them (.tar, .tar.gz, .zip), instead of the package index.",
 )
 _extras = click.option(
-    "--extra", "extras", multiple=True, metavar="NAME", help="Runtime: litert, onnx or openvino; may be repeated."
+    "--extra",
+    "extras",
+    multiple=True,
+    metavar="NAME",
+    help="Runtime: litert (tflite on 32 bits), onnx or openvino; may be repeated.",
 )
 
 
@@ -66,13 +70,17 @@ def app() -> None:
 def run(path: Path) -> None:
     """Connect, pull what this device shall run, run it, and report."""
     from edgefleet.cli import stop_on_signals
+    from edgefleet_agent import worker_ahead
+
+    # First of all: it loads while what follows does.
+    ahead = worker_ahead.begin(path)
     from edgefleet_agent.agent import Agent
     from edgefleet_agent.notify import Notifier, watched
     from edgefleet_agent.settings import load
     from edgefleet_agent.status import StatusFile
 
     settings = load(path)
-    agent = Agent(settings)
+    agent = Agent(settings, ahead)
     each_turn = _noting(agent, StatusFile(settings.state_folder))
     agent.run(watched(stop_on_signals(), Notifier(os.environ), each_turn))
 
@@ -128,8 +136,9 @@ def bench(path: Path, *, as_json: bool) -> None:
 
 @app.command("infer")
 @click.argument("inputs", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Of the agent's local API.")
-def infer(inputs: Path, url: str) -> None:
+@_config
+@click.option("--url", help="Of an agent's local API, whatever the settings say.")
+def infer(inputs: Path, path: Path, url: str | None) -> None:
     """Run the arrays of INPUTS through the model here.
 
     INPUTS is a .npy or .npz file; each sample's outputs are a line of JSON. The agent must serve them ([serve] in its
@@ -138,8 +147,9 @@ def infer(inputs: Path, url: str) -> None:
     import json
 
     from edgefleet_agent.serve import client
+    from edgefleet_agent.settings import load
 
-    for answer in client.infer(url, inputs):
+    for answer in client.infer(url or client.url_of(load(path).serve), inputs):
         click.echo(json.dumps(answer))
 
 

@@ -18,6 +18,7 @@ from edgefleet_agent.settings import Settings
 from edgefleet_agent.slots import Slots
 from edgefleet_agent.supervise import Worker
 from edgefleet_agent.windows import Windows
+from edgefleet_agent.worker_ahead import Ahead
 
 OnSample = Callable[[InferRequest, InferResult], None]
 
@@ -49,10 +50,10 @@ class Inference:
 
     def __init__(
         self, settings: Settings, slots: Slots, windows: Windows, listener: Listener,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, ahead: Ahead | None = None,
     ) -> None:  # fmt: skip
-        """Nothing is started before `tick`."""
-        self._around = Surroundings(settings, slots, windows, listener)
+        """Nothing is started before `tick`, which makes use of what was begun `ahead`."""
+        self._around = Surroundings(settings, slots, windows, listener, ahead or Ahead())
         self._is_warm = settings.worker.swap == "warm"
         self._clock = clock
         self._serving: KeptWorker | None = None
@@ -162,6 +163,23 @@ class Inference:
         kept = [one for one in (self._serving, self._next) if one is not None]
         return [number for one in kept for number in one.descriptors()] + [one.worker.fileno() for one in self._leaving]
 
+    def answers(self) -> list[int]:
+        """Those of `descriptors` that become readable when `listen` has something to do."""
+        return [] if self._serving is None else self._serving.descriptors()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer of the worker that serves is due."""
+        return self._serving is not None and self._serving.busy
+
+    def listen(self) -> None:
+        """Take what the worker that serves says, and ask it for the next: what of `tick` an answer waits for."""
+        now = self._clock()
+        if self._serving is not None:
+            self._serving.tick(now)
+            self._metadata = self._serving.metadata or self._metadata
+        self._hand_on(now)
+
     def tick(self, active: ActiveVariant | None, now: float) -> None:
         """Run `active`: start, restart, switch or stop workers, and take what they say."""
         self._around.windows.tick(now)
@@ -174,9 +192,8 @@ class Inference:
                     kept.tick(now)
                     self._note_damage(kept, active)
             self._follow(active, now)
-        if self._serving is not None and self._serving.metadata is not None:
-            self._metadata = self._serving.metadata
         if self._serving is not None:
+            self._metadata = self._serving.metadata or self._metadata
             self._pass_sample(self._serving)
         self._hand_on(now)
 
@@ -241,6 +258,7 @@ class Inference:
         if self._serving is not None:
             self._serving.stop()
             self._serving = None
+        self._around.ahead.dismiss()
         self._metadata = None
         self._give_up("there is no model")
 

@@ -10,16 +10,18 @@ import logging
 from collections.abc import Callable
 
 from edgefleet.errors import StorageError
-from edgefleet.protocol.messages import ActiveVariant, DeviceState, State, Window
-from edgefleet.protocol.signed import Action, Desired
+from edgefleet.protocol.messages import DeviceState, State, Window
+from edgefleet.protocol.signed import Desired
 from edgefleet_agent import lifecycle
+from edgefleet_agent.device_state import counters, told
 from edgefleet_agent.install import Install, InstallError
-from edgefleet_agent.journal import Entry
+from edgefleet_agent.journal import Committed, Entry
+from edgefleet_agent.leftovers import Leftovers
 from edgefleet_agent.lifecycle import DEADLINES_S, INSTALLING, RISKY, UNINTERRUPTIBLE, Trigger
 from edgefleet_agent.refusal import translated
+from edgefleet_agent.restoration import desired_again, why_no_model
 from edgefleet_agent.slots import SlotDamagedError
-from edgefleet_agent.state_folder import Installed
-from edgefleet_agent.succession import JOURNAL_EVERY_S, Parts, Succession, committed_before, proven
+from edgefleet_agent.succession import JOURNAL_EVERY_S, Parts, Succession, committed_before, proven, successor
 from edgefleet_agent.switch import Switch
 
 MAX_CUT_OFF = 3
@@ -48,8 +50,7 @@ class Installer:
         """Accepted while what was under way could not be interrupted."""
         self._journalled_at: float | None = None
         self._entered: tuple[State, float] = (State.IDLE, 0.0)
-        self._untidy = False
-        """A job was cancelled that was at work on the disk: what it leaves is to be removed."""
+        self._leftovers = Leftovers(parts.journal, parts.slots)
 
     def restore(self) -> None:
         """Take up what was cut off; what is cut off again and again while a new variant runs is given up."""
@@ -57,7 +58,7 @@ class Installer:
         if entry.active is not None:
             # A power cut between the link and the journal: what the journal says runs.
             self._slots.settle(entry.active.digest)
-        self._untidy = entry.active is not None
+        self._leftovers.expect(expected=entry.active is not None)
         cut_off = entry.cut_off
         if entry.state in RISKY:
             cut_off += not entry.stopped
@@ -65,6 +66,7 @@ class Installer:
         given_up = f"the agent was cut off {cut_off} times while the variant ran" if cut_off >= MAX_CUT_OFF else None
         if entry.state in INSTALLING and entry.desired is not None:
             self._journal.note(state=State.RESOLVING)
+            self._succession.restore(None)
             self._take_up(entry)
             if given_up is not None:
                 self.fail(given_up)
@@ -80,7 +82,9 @@ class Installer:
         state = lifecycle.after(entry.state, Trigger.ACCEPTED)
         changes = {"desired": desired, "deployment": desired.deployment, "state": state, "reason": None}
         begun = {"progress": None, "pulled_bytes": 0, "reused_bytes": 0, "bad_blocks": 0, "elapsed_s": 0.0}
-        fresh = {"evidence": None, "probation_s": 0.0, "cut_off": 0, "restoring": False, "previous": None}
+        # What was damaged, and nothing runs in its place: it is pulled again should this one fail.
+        lost = entry.previous if entry.active is None else None
+        fresh = {"evidence": None, "probation_s": 0.0, "cut_off": 0, "restored_to": None, "previous": lost}
         try:
             self._journal.record(**changes, **begun, **fresh, **proven(entry), refusal=None)
         except StorageError as error:
@@ -98,7 +102,7 @@ class Installer:
         if self.current is not None:
             self._install(self.current, now, hold_downloads=hold_downloads)
         else:
-            self._tidy()
+            self._leftovers.tidy()
             if self._state in (State.PROBATION, State.ROLLING_BACK):
                 self._succeed(now)
         if self._waiting is not None and self._state not in UNINTERRUPTIBLE:
@@ -114,22 +118,29 @@ class Installer:
         if (install := self.current) is None:
             return
         entry = self._journal.entry
-        if entry.restoring:
-            reason = f"{entry.reason}; the variant before it is damaged, and pulling that again failed: {reason}"
+        if entry.restored_to is not None:
+            reason = why_no_model(entry, f", and pulling that again failed: {reason}")
+        elif entry.active is None and entry.previous is not None:
+            self._cut_short()
+            self._journal.note(state=install.state, reason=reason)
+            self._host.note("install_failed", reason)
+            self._pull_again("found while another was installed", entry.previous, State.FAILED)
+            return
         trigger = Trigger.FAILED_WITHOUT_PREVIOUS if entry.active is None else Trigger.FAILED_WITH_PREVIOUS
         self._end(install, lifecycle.after(install.state, trigger), reason)
         self._host.note("install_failed", reason)
 
     def slot_damaged(self, reason: str) -> None:
-        """The variant that runs does not match its digests: it is gone back from, or the device has no model."""
+        """The variant that runs does not match its digests: it is gone back from, or pulled again."""
         entry = self._journal.entry
         if entry.state is State.PROBATION:
             self._roll_back(Trigger.DEGRADED, f"its files are damaged: {reason}")
+        elif (previous := committed_before(entry)) is None or entry.state is State.ROLLING_BACK:
+            return
         elif entry.state in INSTALLING:
-            self._journal.note(active=None, running=None)
-        elif entry.state is not State.ROLLING_BACK:
-            why = f"the committed variant is damaged: {reason}"
-            self._journal.note(active=None, running=None, state=State.NO_MODEL, reason=why)
+            self._journal.note(active=None, running=None, previous=previous)
+        else:
+            self._pull_again(reason, previous, entry.state)
 
     def struck_out(self, digest: str, reason: str) -> None:
         """A variant's worker ended three times in a row: one in probation is gone back from, another started again."""
@@ -151,20 +162,7 @@ class Installer:
 
     def state(self) -> DeviceState:
         """Where this device is."""
-        entry, install = self._journal.entry, self.current
-        state = self._state
-        watched = state in (State.PROBATION, State.ROLLING_BACK)
-        return DeviceState(
-            enrolment_id=entry.enrolment.enrolment_id,
-            generation=entry.desired.generation if entry.desired else 0,
-            state=state,
-            reason=install.waits_for if install and install.waits_for else entry.reason,
-            active=entry.active,
-            previous=entry.previous.active if entry.previous and watched else None,
-            evidence=entry.evidence,
-            progress=install.progress if install else entry.progress,
-            **_counters(install or entry),
-        )
+        return told(self._journal.entry, self.current, self._state)
 
     # The way to the switch ---------------------------------------------------------------------------
 
@@ -174,14 +172,14 @@ class Installer:
 
     def _take_up(self, entry: Entry) -> None:
         """Start the installation that the journal speaks of."""
-        if entry.desired is not None and not entry.restoring:
+        if entry.desired is not None and entry.restored_to is None:
             self._start(entry.desired, resumed=True)
-        elif (wanted := _desired_again(entry)) is not None and entry.previous is not None:
+        elif (wanted := desired_again(entry)) is not None and entry.previous is not None:
             self._start(wanted, resumed=True, only=entry.previous.active.digest)
 
     def _start(self, desired: Desired, *, resumed: bool = False, only: str | None = None) -> None:
         install = self._make(desired, resumed, only)
-        for name, value in _counters(self._journal.entry).items():
+        for name, value in counters(self._journal.entry).items():
             setattr(install, name, value)
         self.current = install
 
@@ -207,7 +205,7 @@ class Installer:
             return
         self._journalled_at = now
         elapsed_s = entry.elapsed_s + (0.0 if install.waits_for else since_s)
-        self._journal.record(state=install.state, elapsed_s=elapsed_s, **_counters(install))
+        self._journal.record(state=install.state, elapsed_s=elapsed_s, **counters(install))
         limit_s = install.desired.install_timeout_s
         if elapsed_s > limit_s and install.state is not State.ACTIVATING:
             raise InstallError(f"not finished within {limit_s:.0f} s of running time")
@@ -224,39 +222,19 @@ class Installer:
         """Warm its worker, switch the slot, say so: after a crash in between the installation is taken up again."""
         if self._switch is None:
             limit_s = DEADLINES_S[State.ACTIVATING]
-            self._switch = Switch(self._slots, self._runner, self._installed(install), now, limit_s)
+            installed = successor(install, self._journal.entry)
+            self._switch = Switch(self._slots, self._runner, installed, now, limit_s)
         if not self._switch.tick(now):
             return
         installed, self._switch = self._switch.installed, None
         after, changes = installed.state, {"active": installed.active, "running": installed.running}
+        said = after.value if self._journal.entry.restored_to is None else "restored"
         if after is State.PROBATION:
             self._cut_short()
-            self._succession.begin(installed, install.prior, progress=install.progress, **_counters(install))
+            self._succession.begin(installed, install.prior, progress=install.progress, **counters(install))
         else:
-            self._end(install, after, installed.reason, **changes, previous=None, restoring=False)
-            self._host.note(after.value, installed.active.name)
-
-    def _installed(self, install: Install) -> Installed:
-        """What will stand in the slot, and in which state that leaves the device."""
-        entry, wanted = self._journal.entry, install.desired.wanted
-        if install.candidate is None or install.spec is None or wanted is None or entry.desired is None:
-            raise InstallError("internal: nothing to activate")
-        spec = install.spec
-        active = ActiveVariant(
-            digest=install.candidate.digest, index_digest=wanted.index_digest,
-            name=spec.name, runtime=spec.runtime, precision=spec.precision,
-        )  # fmt: skip
-        trigger = Trigger.DONE
-        if entry.restoring:
-            trigger = Trigger.RESTORED
-        elif entry.active is not None and entry.active.digest == active.digest:
-            trigger = Trigger.PROVEN_BEFORE
-        state = lifecycle.after(install.state, trigger)
-        return Installed(
-            enrolment=entry.enrolment, desired=entry.desired, active=active, running=wanted, state=state,
-            reason=entry.reason if entry.restoring else None,
-            previous=committed_before(entry) if state is State.PROBATION else None,
-        )  # fmt: skip
+            self._end(install, after, installed.reason, **changes, previous=None, restored_to=None)
+            self._host.note(said, installed.active.name)
 
     # After the switch --------------------------------------------------------------------------------
 
@@ -264,24 +242,27 @@ class Installer:
         try:
             over = self._succession.advance(now)
         except SlotDamagedError as error:
-            self._pull_again(str(error))
+            if (previous := self._journal.entry.previous) is not None:
+                self._host.note("slot_damaged", str(error))
+                self._pull_again(str(error), previous, State.ROLLED_BACK)
             return
-        self._untidy = self._untidy or over
+        if over:
+            self._leftovers.expect()
 
     def _roll_back(self, trigger: Trigger, reason: str) -> None:
         self._succession.roll_back(trigger, reason)
-        self._untidy = True
+        self._leftovers.expect()
 
-    def _pull_again(self, damage: str) -> None:
-        """The variant to go back to is damaged: it is pulled again, once. Meanwhile nothing runs."""
-        self._host.note("slot_damaged", damage)
-        state = lifecycle.after(self._journal.entry.state, Trigger.PREVIOUS_DAMAGED)
+    def _pull_again(self, damage: str, previous: Committed, restored_to: State) -> None:
+        """What was committed is damaged: it is pulled again, once. Meanwhile nothing runs."""
+        state = lifecycle.after(self._journal.entry.state, Trigger.DAMAGED)
         begun = {"progress": None, "elapsed_s": 0.0, "cut_off": 0}
-        self._journal.note(state=state, active=None, running=None, restoring=True, **begun)
+        lost = {"active": None, "running": None, "previous": previous, "restored_to": restored_to}
+        self._journal.note(state=state, **lost, **begun)
         self._take_up(self._journal.entry)
         if self.current is None:
-            why = f"{self._journal.entry.reason}; the variant before it is damaged: {damage}"
-            self._journal.note(state=State.NO_MODEL, reason=why, previous=None, restoring=False)
+            why = why_no_model(self._journal.entry, f": {damage}")
+            self._journal.note(state=State.NO_MODEL, reason=why, previous=None, restored_to=None)
 
     # The end -----------------------------------------------------------------------------------------
 
@@ -302,36 +283,9 @@ class Installer:
         busy = self._slots.turn.locked()
         if "active" not in changes:
             # First: what is given back may be what the journal needs.
-            self._collect()
-            changes |= {"previous": None, "restoring": False}
-        self._journal.note(state=state, reason=reason, progress=install.progress, **_counters(install), **changes)
+            self._leftovers.remove()
+            changes |= {"previous": None, "restored_to": None}
+        self._journal.note(state=state, reason=reason, progress=install.progress, **counters(install), **changes)
         # Afterwards: at no power cut may the journal name a slot that is gone.
-        self._untidy = "active" in changes or busy
-        self._tidy()
-
-    def _tidy(self) -> None:
-        if self._untidy and self._journal.is_written and not self._slots.turn.locked():
-            self._untidy = False
-            self._collect()
-
-    def _collect(self) -> None:
-        entry = self._journal.entry
-        keep = None if entry.active is None else entry.active.digest
-        previous = None if entry.previous is None else entry.previous.active.digest
-        try:
-            self._slots.collect(keep, previous=previous)
-        except OSError as error:
-            log.warning("what is no longer needed stays on the disk: %s", error.strerror or error)
-
-
-def _desired_again(entry: Entry) -> Desired | None:
-    """A desired state for what was committed before: its digests were verified when it was accepted."""
-    if entry.desired is None or entry.previous is None or entry.previous.running is None:
-        return None
-    deployment = entry.desired.deployment.model_copy(update={"target": entry.previous.running})
-    return entry.desired.model_copy(update={"deployment": deployment, "action": Action.INSTALL})
-
-
-def _counters(source: object) -> dict[str, int]:
-    """What an installation has counted, as the journal and the state message name it."""
-    return {name: getattr(source, name, 0) for name in ("pulled_bytes", "reused_bytes", "bad_blocks")}
+        self._leftovers.expect(expected="active" in changes or busy)
+        self._leftovers.tidy()

@@ -1,15 +1,16 @@
 """The journal: what the agent must still know after a power cut, in one file that is replaced as a whole.
 
-It is written before acting, and its place on the disk is reserved: a full disk does not keep it from being written.
-It holds no rules.
+It is written before acting, with its own digest, and its place on the disk is reserved: a full disk does not keep it
+from being written. It holds no rules.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from edgefleet.errors import StorageError
 from edgefleet.protocol.messages import ActiveVariant, Evidence, Progress, State
@@ -18,6 +19,7 @@ from edgefleet.protocol.signed import Deployment, Desired, PackageVersion
 from edgefleet_agent import reserved_file
 
 FILE_NAME = "journal.json"
+_DIGEST = b',"sha256":"'
 
 log = logging.getLogger("edgefleet.agent")
 
@@ -72,8 +74,8 @@ class Entry(BaseModel):
     """What it is a variant of."""
     previous: Committed | None = None
     """What was committed before the one in probation, and is gone back to."""
-    restoring: bool = False
-    """The installation under way is `previous`, which a rollback found damaged; `reason` says what went before."""
+    restored_to: State | None = None
+    """The installation under way is `previous`, which was found damaged: so it ends; `reason` says what went before."""
     evidence: Evidence | None = None
     """What the last commitment rests on."""
     refusal: Refusal | None = None
@@ -103,11 +105,11 @@ class Journal:
         self._unwritten = False
         self._said = ""
         try:
-            self.entry = Entry.model_validate_json(self._path.read_bytes())
+            self.entry = _opened(self._path.read_bytes())
         except FileNotFoundError:
             self.entry = fresh
             self.record()
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             self.damage = f"the journal could not be read ({type(error).__name__}); it was kept as journal.damaged"
             self._path.replace(self._path.with_suffix(".damaged"))
             self.entry = fresh
@@ -145,8 +147,23 @@ class Journal:
 
     def _write(self, entry: Entry) -> None:
         try:
-            reserved_file.replace(self._path, entry.model_dump_json().encode())
+            reserved_file.replace(self._path, _sealed(entry))
         except OSError as error:
             raise StorageError(
                 f"writing the journal {self._path}", error.strerror or str(error), "free that disk or mend it"
             ) from error
+
+
+def _sealed(entry: Entry) -> bytes:
+    """An entry with the digest of what comes before that, one JSON object: one flipped bit may make another number."""
+    content = entry.model_dump_json().encode()[:-1]
+    return content + _DIGEST + hashlib.sha256(content).hexdigest().encode() + b'"}'
+
+
+def _opened(content: bytes) -> Entry:
+    """What `_sealed` made, whatever fills the file up behind it; raises ValueError for anything else."""
+    line = content.partition(b"\n")[0]
+    before, _, digest = line.rpartition(_DIGEST)
+    if digest != hashlib.sha256(before).hexdigest().encode() + b'"}':
+        raise ValueError("it does not match its digest")
+    return Entry.model_validate_json(line)

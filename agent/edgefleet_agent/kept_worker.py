@@ -6,7 +6,7 @@ Which variant that is, and who asks it for inferences, is `inference`'s business
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgefleet.package.manifest import VariantSpec
@@ -20,6 +20,7 @@ from edgefleet_agent.settings import Settings
 from edgefleet_agent.slots import SlotDamagedError, Slots
 from edgefleet_agent.supervise import Worker
 from edgefleet_agent.windows import Windows
+from edgefleet_agent.worker_ahead import Ahead
 
 RESTART_FIRST_S = 1.0
 RESTART_CAP_S = 60.0
@@ -58,6 +59,8 @@ class Surroundings:
     slots: Slots
     windows: Windows
     listener: Listener
+    ahead: Ahead = field(default_factory=Ahead)
+    """What was begun before there was an agent."""
 
 
 class KeptWorker:
@@ -164,7 +167,8 @@ class KeptWorker:
         self._started_at = self._heard_at = now
         self._is_sample_asked = False
         try:
-            self._worker = supervise.inference(slots.path(digest), spec, digest, self._around.settings)
+            process = self._around.ahead.take(spec.runtime.value)
+            self._worker = supervise.inference(slots.path(digest), spec, digest, self._around.settings, process)
         except OSError as error:
             self._fail(f"no worker process could be started ({error.strerror or error})", now)
 

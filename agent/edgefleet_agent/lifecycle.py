@@ -24,19 +24,19 @@ class Trigger(StrEnum):
     NOTHING_TO_COMPARE = "nothing_to_compare"
     """There is one candidate in one setting, or what others measured on the same hardware: nothing to benchmark."""
     PROVEN_BEFORE = "proven_before"
-    """What was activated is the committed variant itself: it has no other to be held against."""
+    """What was activated is the committed variant itself, also pulled again: it has no other to be held against."""
     RESTORED = "restored"
-    """The committed variant was pulled again after a rollback had found it damaged."""
+    """What a rollback leads to was pulled again: it had been found damaged."""
     DEADLINE = "deadline"
     """A probation came to its end with no gate failed: committed, with evidence insufficient."""
     DEGRADED = "degraded"
     """A gate of the probation failed, or the variant's files did."""
     STRUCK_OUT = "struck_out"
     """Its runtime crashed, hung or grew too large three times, or the device with it."""
-    PREVIOUS_DAMAGED = "previous_damaged"
-    """The variant to go back to does not match its digests: it is pulled again, once."""
+    DAMAGED = "damaged"
+    """What was committed does not match its digests, and nothing else runs: it is pulled again, once."""
     FAILED_WITH_PREVIOUS = "failed_with_previous"
-    """The work failed, or its deadline came; a committed variant still runs."""
+    """The work failed, or its deadline came; a committed variant still runs, or was pulled again."""
     FAILED_WITHOUT_PREVIOUS = "failed_without_previous"
     """The work failed, or its deadline came, and there is nothing to fall back to."""
 
@@ -71,6 +71,7 @@ DEADLINES_S: dict[State, float] = {
 
 _OF_A_CANDIDATE = [State.SELECTING, State.DOWNLOADING, State.VERIFYING, State.SELF_TEST]
 _SUPERSEDED = [state for state in IN_PROGRESS if state not in UNINTERRUPTIBLE]
+_HAS_COMMITTED = [State.COMMITTED, State.ROLLED_BACK, State.FAILED, State.ROLLING_BACK, *INSTALLING]
 _AT_REST = [State.IDLE, State.COMMITTED, State.ROLLED_BACK, State.FAILED, State.NO_MODEL]
 
 TRANSITIONS: dict[tuple[State, Trigger], State] = {
@@ -92,7 +93,7 @@ TRANSITIONS: dict[tuple[State, Trigger], State] = {
     (State.PROBATION, Trigger.DEGRADED): State.ROLLING_BACK,
     (State.PROBATION, Trigger.STRUCK_OUT): State.ROLLING_BACK,
     (State.ROLLING_BACK, Trigger.DONE): State.ROLLED_BACK,
-    (State.ROLLING_BACK, Trigger.PREVIOUS_DAMAGED): State.RESOLVING,
+    **{(state, Trigger.DAMAGED): State.RESOLVING for state in _HAS_COMMITTED},
     (State.ROLLING_BACK, Trigger.FAILED_WITHOUT_PREVIOUS): State.NO_MODEL,
     **{(state, Trigger.FAILED_WITH_PREVIOUS): State.FAILED for state in INSTALLING},
     **{(state, Trigger.FAILED_WITHOUT_PREVIOUS): State.NO_MODEL for state in INSTALLING},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from edgefleet.mqtt import Connection, Outgoing
 from edgefleet.protocol import messages, topics
-from edgefleet.protocol.messages import DeviceState, Facts
+from edgefleet.protocol.messages import DeviceState, Facts, State
 from edgefleet.protocol.record import Message
 from edgefleet.protocol.topics import TOPICS, TopicName
 from edgefleet_agent.acceptance import Own
@@ -57,6 +57,14 @@ class Outbox:
             return
         if state != before and self.send(TopicName.STATE, state):
             self._published = (now, state)
+
+    def send_refused(self, generation: int, reason: str) -> None:
+        """Publish that a generation is not acted on; what runs, runs on."""
+        active = self._journal.entry.active
+        state = State.NO_MODEL if active is None else State.FAILED
+        self.send(TopicName.STATE, DeviceState(
+            enrolment_id=self._own.enrolment_id, generation=generation, state=state, reason=reason, active=active
+        ))  # fmt: skip
 
     def send_spooled(self, now: float) -> None:
         """Publish what the spool holds, as far as the server keeps up."""

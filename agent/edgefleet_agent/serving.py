@@ -169,24 +169,25 @@ class Serving:
             return
         if sample is not None:
             self._source_said = None
-            self._infer_sample(*sample)
+            self._infer_sample(sample)
             samples.used()
 
-    def _infer_sample(self, inputs: Arrays, label: int | None) -> None:
-        began_s = time.perf_counter()
+    def _infer_sample(self, sample: Sample) -> None:
+        # What the source made of the picture or message that came is preprocessing too.
+        began_s = time.perf_counter() - sample.preprocess_s
         try:
-            outputs, prepared_s, inferred_s = self._timed(inputs)
+            outputs, prepared_s, inferred_s = self._timed(sample.inputs)
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001 - counted
             self._count_error()
             return
-        self._count(inputs, outputs, (began_s, prepared_s, inferred_s))
+        self._count(sample.inputs, outputs, (began_s, prepared_s, inferred_s))
         if self._results is not None:
             self._results.write(outputs, inferred_s - prepared_s)
-        if label is not None and self._tally is not None:
+        if sample.label is not None and self._tally is not None:
             first = self._variant.spec["outputs"][0]["name"]
-            self._tally.labelled(int(np.argmax(outputs[first])) == label)
+            self._tally.labelled(int(np.argmax(outputs[first])) == sample.label)
 
     def _source_failed(self, samples: Samples, reason: str) -> None:
         if samples.failures >= SOURCE_SAID_AFTER and reason != self._source_said:

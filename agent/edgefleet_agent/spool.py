@@ -57,24 +57,31 @@ class Spool:
 
     def _begin(self) -> None:
         """Open the file, a new one in a damaged one's place, or one in memory."""
-        self._settled_seq = self._forgotten_seq = self._sent_seq = self._told_seq = 0
-        self._progress_at = self._paced_at = 0.0
-        self._allowance = self._replay_per_s
-        path = str(self._path)
+        self._begin_numbers()
         try:
-            self._file = SpoolFile(path, self._limit_bytes)
+            self._file = SpoolFile(str(self._path), self._limit_bytes)
         except sqlite3.OperationalError as error:
             log.warning("the telemetry spool cannot be kept on disk (%s); it is kept in memory", error)
             self._file = SpoolFile(":memory:", MEMORY_BYTES)
         except sqlite3.DatabaseError as error:
-            log.warning("the telemetry spool could not be read (%s); it is kept as spool.damaged", error)
-            try:
-                self._set_aside()
-                self._file = SpoolFile(path, self._limit_bytes)
-            except (OSError, sqlite3.Error) as refusal:
-                log.warning("no new spool can be begun on disk (%s); it is kept in memory", refusal)
-                self._file = SpoolFile(":memory:", MEMORY_BYTES)
-            self.add_event("damage", f"the telemetry spool could not be read ({error}); what it held is lost")
+            self._begin_anew(error)
+
+    def _begin_numbers(self) -> None:
+        self._settled_seq = self._forgotten_seq = self._sent_seq = self._told_seq = 0
+        self._progress_at = self._paced_at = 0.0
+        self._allowance = self._replay_per_s
+
+    def _begin_anew(self, damage: sqlite3.DatabaseError) -> None:
+        """A new file in a damaged one's place, also where that can still be opened; or one in memory."""
+        self._begin_numbers()
+        log.warning("the telemetry spool could not be read (%s); it is kept as spool.damaged", damage)
+        try:
+            self._set_aside()
+            self._file = SpoolFile(str(self._path), self._limit_bytes)
+        except (OSError, sqlite3.Error) as refusal:
+            log.warning("no new spool can be begun on disk (%s); it is kept in memory", refusal)
+            self._file = SpoolFile(":memory:", MEMORY_BYTES)
+        self.add_event("damage", f"the telemetry spool could not be read ({damage}); what it held is lost")
 
     def _set_aside(self) -> None:
         for suffix in ("", "-wal", "-shm"):
@@ -98,8 +105,14 @@ class Spool:
         self._add(EVENT, _event(kind, text))
 
     def _add(self, kind: str, body: bytes | str) -> None:
+        def append() -> bool:
+            return self._file.append(kind, self._boot_id, body, self._settled_seq)
+
         # None: the file cannot even count it.
-        added = self._guarded(lambda: self._file.append(kind, self._boot_id, body, self._settled_seq), default=None)
+        file, added = self._file, self._guarded(append, default=None)
+        if added is None and self._file is not file:
+            # It was damaged: a new one was begun.
+            added = self._guarded(append, default=None)
         if added is None:
             self._refused += 1
         else:
@@ -107,8 +120,10 @@ class Spool:
 
     def acknowledged(self, spool_id: str, seq: int, now: float) -> None:
         """Forget what the server has committed; answers to another spool are nobody's."""
-        seq = min(seq, self._file.newest_seq)
         if spool_id != self.id or seq <= self._settled_seq:
+            return
+        if seq > self._file.newest_seq:
+            self._renumber(seq)
             return
         self._settled_seq, self._progress_at = seq, now
         # The next message's transaction does it, unless none comes.
@@ -116,6 +131,14 @@ class Spool:
             self._guarded(lambda: self._file.settle(seq), default=None)
             self._forgotten_seq = seq
         self._guarded(self._say_what_was_lost, default=None)
+
+    def _renumber(self, above: int) -> None:
+        """The server has numbers that this file does not know: it had lost its end, and used some of them again."""
+        self._guarded(lambda: self._file.renumber(above), default=None)
+        # A disk that refuses is asked again at the next acknowledgement.
+        if self._file.newest_seq >= above:
+            log.warning("the telemetry spool had lost numbers that it had used, up to %d: it goes on above them", above)
+            self._settled_seq = self._sent_seq = above
 
     def _say_what_was_lost(self) -> None:
         """Not before the server answers: said at once, it would push out what is left."""
@@ -216,9 +239,9 @@ class Spool:
             if str(error) != self._refusal:
                 self._refusal = str(error)
                 log.warning("the telemetry spool: %s; what comes is lost until the disk takes it", error)
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
             self._file.close()
-            self._begin()
+            self._begin_anew(error)
         return default
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from edgefleet.transaction import transaction
 
 PAGE_BYTES = 4096
 # The log is written back into the file at so many pages; for an instant it may be longer by one transaction.
@@ -81,6 +82,7 @@ class SpoolFile:
             self.id: str = self._db.execute("SELECT id FROM spool").fetchone()[0]
             (newest,) = self._db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'messages'").fetchone()
             self.newest_seq: int = newest or 0
+            self._found_seq = self.newest_seq
         except BaseException:
             self._db.close()
             raise
@@ -93,7 +95,7 @@ class SpoolFile:
         self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._db.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * PAGE_BYTES}")
-        with self._transaction():
+        with transaction(self._db):
             for statement in _SCHEMA:
                 self._db.execute(statement)
             self._db.execute("INSERT OR IGNORE INTO spool VALUES (1, ?)", (secrets.token_hex(8),))
@@ -102,7 +104,7 @@ class SpoolFile:
         """After the limit was lowered: drop windows, and give the pages back."""
         (pages,) = self._db.execute("PRAGMA page_count").fetchone()
         if pages > self._most_pages:
-            with self._transaction():
+            with transaction(self._db):
                 self._make_room()
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -112,30 +114,18 @@ class SpoolFile:
         """Close the file."""
         self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            # A full disk may have ended it already.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-
     # Writing -----------------------------------------------------------------------------------------
 
     def append(self, kind: str, boot_id: str, body: bytes | str, settled_seq: int) -> bool:
         """Keep a message and forget what is settled, in one transaction; False when only events are left."""
-        with self._transaction():
+        with transaction(self._db):
             seq = self._append((kind, boot_id, body), settled_seq)
         self.newest_seq = max(self.newest_seq, seq)
         return seq > 0
 
     def append_lost(self, boot_id: str, body_of: Callable[[Lost], str], settled_seq: int) -> None:
         """Make what was lost an event, and begin to count anew, in one transaction."""
-        with self._transaction():
+        with transaction(self._db):
             body = body_of(self.lost())
             self._db.execute("UPDATE lost SET dropped = 0, first_seq = NULL, last_seq = NULL, refused = 0")
             seq = self._append((EVENT, boot_id, body), settled_seq)
@@ -179,9 +169,19 @@ class SpoolFile:
 
     def drop(self, seqs: list[int]) -> None:
         """Give up some messages; `seqs` ascend."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany("DELETE FROM messages WHERE seq = ?", [(seq,) for seq in seqs])
             self._count_dropped(len(seqs), seqs[0], seqs[-1])
+
+    def renumber(self, above: int) -> None:
+        """Give what was added since the opening numbers above `above`, in order: those that it has were used before."""
+        added = self.newest_seq - self._found_seq
+        with transaction(self._db):
+            # By way of numbers below zero: none may meet another.
+            self._db.execute("UPDATE messages SET seq = ?1 - seq WHERE seq > ?1", (self._found_seq,))
+            self._db.execute("UPDATE messages SET seq = ? - seq WHERE seq < 0", (above,))
+            self._db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'messages'", (above + added,))
+        self._found_seq, self.newest_seq = above, above + added
 
     # Reading -----------------------------------------------------------------------------------------
 

@@ -101,9 +101,12 @@ def _recover(state: StateFolder) -> None:
         found = Installed.model_validate_json((slot / INSTALLED_FILE).read_bytes())
         state.slots.check(found.active.digest)
     except FileNotFoundError:
+        state.journal.record(state=State.NO_MODEL, reason=f"{state.journal.damage}; there is no current slot")
         return
     except (OSError, ValidationError, SlotDamagedError) as error:
-        state.said.append(("damage", f"nothing could be recovered from the current slot: {str(error).splitlines()[0]}"))
+        why = f"nothing could be recovered from the current slot: {str(error).splitlines()[0]}"
+        state.said.append(("damage", why))
+        state.journal.record(state=State.NO_MODEL, reason=f"{state.journal.damage}; {why}")
         return
     # A link to another variant's slot cannot be: the file is written into the slot that its digest names.
     state.journal.record(**_recovered(state, found))

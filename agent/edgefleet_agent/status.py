@@ -19,6 +19,8 @@ from edgefleet_agent.journal import Entry
 STATUS_FILE = "status.json"
 # A connection that comes and goes must not wear a memory card out.
 WRITE_EVERY_S = 2.0
+# States of a process that runs no more (proc(5), field 3 of stat).
+ENDED = {"Z", "X"}
 
 
 class Running(BaseModel):
@@ -120,11 +122,15 @@ def running_agent(folder: Path) -> Running | None:
 
 
 def started(pid: int) -> int | None:
-    """Clock ticks from boot to the start of a process (proc(5), field 22 of stat); None: there is no such process."""
+    """Clock ticks from boot to the start of a process (proc(5), field 22 of stat); None: there is no such process.
+
+    One that has ended and that nobody has asked for yet, a zombie, is none.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         # Behind the name, which may hold anything.
-        return int(stat.rpartition(")")[2].split()[19])
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in ENDED else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 

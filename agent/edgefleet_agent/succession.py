@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 from edgefleet.prior import contradiction
 from edgefleet.protocol.decisions import CONTRADICTION_EVENT, Prior
-from edgefleet.protocol.messages import Evidence, State, Window
+from edgefleet.protocol.messages import ActiveVariant, Evidence, State, Window
 from edgefleet_agent import lifecycle
+from edgefleet_agent.install import Install
 from edgefleet_agent.journal import Committed, Entry, Journal
 from edgefleet_agent.lifecycle import DEADLINES_S, Trigger
 from edgefleet_agent.probation import Outcome, Verdict
+from edgefleet_agent.refusal import InstallError
+from edgefleet_agent.restoration import RESTORED_BY
 from edgefleet_agent.slots import SlotDamagedError, Slots
 from edgefleet_agent.state_folder import Installed, record_installed
 from edgefleet_agent.switch import Runner, WayBack
@@ -60,6 +63,9 @@ class Succession:
             self._watch.restore()
             if given_up is not None:
                 self.roll_back(Trigger.STRUCK_OUT, given_up)
+        else:
+            # A power cut after the last word on a probation, and before its history was removed.
+            self._watch.forget()
 
     def begin(self, installed: Installed, prior: Prior | None, **counted: object) -> None:
         """A variant was switched to: it runs from now on, and is watched. `prior` chose it, unless it was measured."""
@@ -177,6 +183,29 @@ class Succession:
         self._watch.ended(committed=False)
         self._host.note("rolled_back", f"to {installed.active.name}: {installed.reason}")
         return True
+
+
+def successor(install: Install, entry: Entry) -> Installed:
+    """What will stand in the slot of the variant that is switched to, and in which state that leaves the device."""
+    wanted = install.desired.wanted
+    if install.candidate is None or install.spec is None or wanted is None or entry.desired is None:
+        raise InstallError("internal: nothing to activate")
+    spec = install.spec
+    active = ActiveVariant(
+        digest=install.candidate.digest, index_digest=wanted.index_digest,
+        name=spec.name, runtime=spec.runtime, precision=spec.precision,
+    )  # fmt: skip
+    trigger = Trigger.DONE
+    if entry.restored_to is not None:
+        trigger = RESTORED_BY[entry.restored_to]
+    elif entry.active is not None and entry.active.digest == active.digest:
+        trigger = Trigger.PROVEN_BEFORE
+    state = lifecycle.after(install.state, trigger)
+    return Installed(
+        enrolment=entry.enrolment, desired=entry.desired, active=active, running=wanted, state=state,
+        reason=None if entry.restored_to is None else entry.reason,
+        previous=committed_before(entry) if state is State.PROBATION else None,
+    )  # fmt: skip
 
 
 def committed_before(entry: Entry) -> Committed | None:

@@ -9,8 +9,6 @@ import fcntl
 import json
 import logging
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,11 +27,11 @@ from edgefleet_agent.inference_types import (
     TensorInfo,
 )
 from edgefleet_agent.settings import RuntimeSettings, Settings, WorkerSettings
-from edgefleet_agent.tensors import Place, Region, lay_out
+from edgefleet_agent.tensors import Place, lay_out
+from edgefleet_agent.worker_process import WorkerProcess
 
 log = logging.getLogger("edgefleet.agent")
 
-STOP_AFTER_S = 2.0
 PIPE_BYTES = 65536
 """What a pipe holds at first (pipe(7))."""
 DEFAULT_RUNTIME = RuntimeSettings()
@@ -43,32 +41,10 @@ DEFAULT_WORKER = WorkerSettings()
 class Worker:
     """One worker process."""
 
-    def __init__(self, plan: Message, region: Region | None = None, info: ModelInfo | None = None) -> None:
-        """Start it; `region` and `info` are of one that requests are sent to. Raises OSError."""
-        self._reads, their_end = os.pipe()
-        try:
-            their_start, self._writes = os.pipe()
-        except OSError:
-            os.close(self._reads)
-            os.close(their_end)
-            raise
-        theirs = [their_start, their_end]
-        shared = [] if region is None else [region.fileno()]
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgefleet_agent.worker", *map(str, theirs)],
-                pass_fds=theirs + shared,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-        except OSError:
-            self._close()
-            raise
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
+    def __init__(self, plan: Message, process: WorkerProcess, info: ModelInfo | None = None) -> None:
+        """Have a process do what a plan says; it is this object's then. `info`: of one that requests are sent to."""
+        self._process = process
         self._buffer = b""
-        self._region = region
         self._info = info
         self._ready = False
         self._asked: InferDone | None = None
@@ -76,7 +52,7 @@ class Worker:
         self._inputs: list[Place] = []
         self._outputs: list[Place] = []
         self._send_plan(plan)
-        for descriptor in (self._reads, self._writes):
+        for descriptor in (process.reads, process.writes):
             os.set_blocking(descriptor, False)
 
     def _send_plan(self, plan: Message) -> None:
@@ -84,13 +60,13 @@ class Worker:
         line = json.dumps(plan).encode() + b"\n"
         with suppress(OSError):
             if len(line) > PIPE_BYTES:
-                fcntl.fcntl(self._writes, fcntl.F_SETPIPE_SZ, len(line))
+                fcntl.fcntl(self._process.writes, fcntl.F_SETPIPE_SZ, len(line))
         with suppress(OSError):
-            os.write(self._writes, line)
+            os.write(self._process.writes, line)
 
     def fileno(self) -> int:
         """Becomes readable when the worker said something or ended."""
-        return self._reads
+        return self._process.reads
 
     @property
     def pid(self) -> int:
@@ -115,29 +91,30 @@ class Worker:
     def send(self, message: Message) -> None:
         """Tell it something; what it can no longer take is lost, and `messages` says that it ended."""
         with suppress(OSError):
-            os.write(self._writes, json.dumps(message).encode() + b"\n")
+            os.write(self._process.writes, json.dumps(message).encode() + b"\n")
 
     def infer(self, request: InferRequest, done: InferDone) -> bool:
         """Ask it for an inference; `done` is called by `messages` or `give_up`. False when busy or not ready.
 
         Raises ValueError for more than shared memory may hold, OSError when the kernel refuses more of it.
         """
-        if self._region is None or self._asked is not None or not self._ready:
+        if self._info is None or self._asked is not None or not self._ready:
             return False
+        region = self._process.region
         layout = ([(t.name, t.dtype, t.shape, len(t.data)) for t in request.tensors], request.outputs)
         line, places = _INFER, self._inputs
         if layout != self._layout:
             places, end = lay_out(layout[0])
-            self._region.reserve(end)
+            region.reserve(end)
             content = {"kind": "infer", "inputs": places, "outputs": request.outputs}
             line = json.dumps(content).encode() + b"\n"
-        view = self._region.view
+        view = region.view
         for (_, _, _, offset, size_bytes), tensor in zip(places, request.tensors, strict=True):
             view[offset : offset + size_bytes] = tensor.data
         self._layout, self._inputs = layout, places
         self._asked = done
         try:
-            os.write(self._writes, line)
+            os.write(self._process.writes, line)
         except OSError as error:
             # It ended meanwhile: `messages` will say so.
             log.debug("the worker takes nothing more: %s", error)
@@ -154,7 +131,7 @@ class Worker:
         ended = False
         while True:
             try:
-                chunk = os.read(self._reads, RECEIVE_BYTES)
+                chunk = os.read(self._process.reads, RECEIVE_BYTES)
             except BlockingIOError:
                 break
             ended = not chunk
@@ -180,18 +157,19 @@ class Worker:
         return said, ended
 
     def _inferred(self, message: Message) -> None:
-        if self._asked is None or self._region is None or self._info is None:
+        region = self._process.region
+        if self._asked is None or self._info is None:
             return
         if "outputs" in message:
             self._outputs = [(*place[:2], tuple(place[2]), *place[3:]) for place in message["outputs"]]
             with suppress(ValueError):
-                self._region.reserve(max((offset + size for *_, offset, size in self._outputs), default=0))
-        view = self._region.view.toreadonly()
+                region.reserve(max((offset + size for *_, offset, size in self._outputs), default=0))
+        view = region.view.toreadonly()
         parts = [view[offset : offset + size_bytes] for _, _, _, offset, size_bytes in self._outputs]
         tensors = [RawTensor(*place[:3], part) for place, part in zip(self._outputs, parts, strict=True)]
         done, self._asked = self._asked, None
         try:
-            done(InferResult(self._info.digest, tuple(tensors), self._region.inference_s))
+            done(InferResult(self._info.digest, tuple(tensors), region.inference_s))
         finally:
             # Whoever kept one would read the next request's values.
             for part in parts:
@@ -204,9 +182,8 @@ class Worker:
 
     def exit_reason(self) -> str:
         """How it ended, in words; call it after `messages` said so."""
-        try:
-            code = self._process.wait(STOP_AFTER_S)
-        except subprocess.TimeoutExpired:
+        code = self._process.wait()
+        if code is None:
             return "it closed its channel and hangs"
         return f"it was ended by signal {-code}" if code < 0 else f"it ended with exit code {code}"
 
@@ -218,22 +195,8 @@ class Worker:
     def stop(self) -> None:
         """End it: close the channel, then kill."""
         self.give_up("the worker was stopped")
-        self._close()
-        if self._region is not None:
-            self._region.close()
-            self._region = None
-        try:
-            self._process.wait(STOP_AFTER_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _close(self) -> None:
-        """Close the channel, once."""
-        for descriptor in (self._reads, self._writes):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._reads = self._writes = -1
+        self._ready = False
+        self._process.stop()
 
 
 _INFER = f"{INFER}\n".encode()
@@ -264,8 +227,8 @@ def _plan(mode: str, slot: Path, spec: VariantSpec, runtime: RuntimeSettings, wo
 def self_test(
     slot: Path, spec: VariantSpec, runtime: RuntimeSettings = DEFAULT_RUNTIME, worker: WorkerSettings = DEFAULT_WORKER
 ) -> Worker:
-    """Start a self-test of a variant."""
-    return Worker(_plan("self_test", slot, spec, runtime, worker))
+    """Start a self-test of a variant; raises OSError."""
+    return Worker(_plan("self_test", slot, spec, runtime, worker), WorkerProcess())
 
 
 def benchmark(
@@ -275,25 +238,27 @@ def benchmark(
 
     To {"kind": "run", "runs": least number, "seconds": least time, "most": how many to tell of} it answers {"kind":
     "ran", "runs": how many there were, "seconds": [...], "end_to_end_s": [...]}: the runtime's call alone, and that
-    with the conversions at its borders, of twice as many or fewer.
+    with the conversions at its borders, of twice as many or fewer. Raises OSError.
     """
     # What was chosen for the slot before is measured anew, and must not stand in for it.
-    return Worker(_plan("benchmark", slot, spec, runtime, worker) | {"options": runtime.model_dump(mode="json")})
+    plan = _plan("benchmark", slot, spec, runtime, worker) | {"options": runtime.model_dump(mode="json")}
+    return Worker(plan, WorkerProcess())
 
 
-def inference(slot: Path, spec: VariantSpec, digest: str, settings: Settings) -> Worker:
-    """Start a worker that takes requests once it says `ready`, and counts, with the source, once told to begin."""
-    region = Region.make()
+def inference(
+    slot: Path, spec: VariantSpec, digest: str, settings: Settings, process: WorkerProcess | None = None
+) -> Worker:
+    """Start a worker that takes requests once it says `ready`, and counts, with the source, once told to begin.
+
+    `process`: one that waits for a plan; it is started where there is none. Raises OSError.
+    """
+    process = process or WorkerProcess()
     source, sinks = settings.source, settings.sinks
     plan = _plan("run", slot, spec, settings.runtime, settings.worker) | {
-        "memory": region.fileno(),
+        "memory": process.region.fileno(),
         "source": None if source is None else source.model_dump(mode="json"),
         "sinks": [sink.model_dump(mode="json") for sink in sinks],
         "digest": digest,
         "window_s": settings.telemetry.window_s,
     }
-    try:
-        return Worker(plan, region, model_info(spec, digest))
-    except OSError:
-        region.close()
-        raise
+    return Worker(plan, process, model_info(spec, digest))

@@ -65,6 +65,8 @@ class TrustSession:
                 [sys.executable, "-P", "-m", MODULE, str(os.getpid())],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
+                # A signal to the agent's whole group (Ctrl-C, timeout(1)) is for the agent to act on.
+                process_group=0,
             )
         except OSError:
             self._socket.close()

@@ -120,6 +120,10 @@ class Watch:
             self._before = deque(self._during, maxlen=KEPT_WINDOWS)
         self._during, self._fresh, self._prior = [], False, None
         self._answers, self._pending = [], (0, 0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove what a restart would have gone on with."""
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from edgefleet import log_lines
 from edgefleet.errors import EdgefleetError
-from edgefleet_agent import golden
+from edgefleet_agent import golden, runtimes
 from edgefleet_agent.channel import Channel, Message
 from edgefleet_agent.runtimes import Options
 from edgefleet_agent.serving import Samples, Serving, one_line_of
@@ -100,22 +101,27 @@ def work(channel: Channel) -> None:
     """Receive a plan, open its variant, and do what its mode says; raises EOFError when the agent is gone."""
     while (plan := channel.receive(None)) is None:
         pass
-    _limit_memory(plan["memory_mb"])
+    if plan["memory_mb"] is not None:
+        _limit_memory(plan["memory_mb"] * BYTES_PER_MB)
     options = Options(**{**plan["options"], "providers": tuple(plan["options"]["providers"])})
     MODES[plan["mode"]](channel, Variant(Path(plan["slot"]), plan["spec"], options), plan)
 
 
-def _limit_memory(memory_mb: int | None) -> None:
+def _limit_memory(limit_bytes: int) -> None:
     """Have the kernel refuse this process more than that, before a board's own memory is gone (setrlimit(2)).
 
-    Writable private memory is what counts: the files that a runtime maps may be many times as large. Where memory is
-    gone all the same, or a cgroup's limit reached, this process is ended rather than its agent (proc(5)).
+    Writable private memory is what counts: the files that a runtime maps may be many times as large.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def _end_before_the_agent() -> None:
+    """Have the kernel end this process rather than its agent where memory is gone, or a cgroup's limit is reached.
+
+    See oom_score_adj in proc(5).
     """
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ, encoding="ascii")
-    if memory_mb is not None:
-        limit_bytes = memory_mb * BYTES_PER_MB
-        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
 def _end_with_the_agent() -> None:
@@ -127,10 +133,17 @@ def _end_with_the_agent() -> None:
 
 
 def main() -> int:
-    """Entry point: `python -m edgefleet_agent.worker READS WRITES`, two descriptors of pipes."""
+    """Entry point: `python -m edgefleet_agent.worker READS WRITES [RUNTIME]`, two descriptors of pipes.
+
+    RUNTIME, one of `runtimes.RUNTIMES`, is loaded before there is a plan.
+    """
     _end_with_the_agent()
+    _end_before_the_agent()
+    log_lines.to_stderr()
     channel = Channel(int(sys.argv[1]), int(sys.argv[2]))
     try:
+        for runtime in sys.argv[3:]:
+            runtimes.load(runtime)
         work(channel)
     except (EOFError, ConnectionError):
         return 0

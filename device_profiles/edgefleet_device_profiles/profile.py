@@ -218,6 +218,17 @@ class AllowedRuntime(_Record):
         return self
 
 
+class BoardFit(_Record):
+    """A published line from what a board's rails draw together to what its supply gives: an estimate."""
+
+    slope: float = Field(ge=1, allow_inf_nan=False)
+    offset_w: float = Field(ge=0, allow_inf_nan=False)
+
+    def board_w(self, rails_w: float) -> float:
+        """Watts at the supply of the bare board, from those of all rails; what hangs on it (USB, HAT) is in neither."""
+        return self.slope * rails_w + self.offset_w
+
+
 class PowerModel(_Record):
     """Linear model between idle and full load, in watts; the two ends are also the estimate's error bar."""
 
@@ -226,6 +237,8 @@ class PowerModel(_Record):
     scope: Literal["board_input", "package"]
     sensors: tuple[Sensor, ...] = ()
     """Meters that such a device has or can be given, best first."""
+    board_fit: BoardFit | None = None
+    """Where a meter reads the rails alone."""
 
     @model_validator(mode="after")
     def _ordered(self) -> PowerModel:

@@ -136,7 +136,8 @@ def _summary(row: DeviceRow, store: Store) -> dict[str, Any]:
 
 def _latency(span: Span) -> dict[str, Any]:
     """Of the runtime's call alone, and of everything from the input to the outputs."""
-    p50, p90, p99 = (spans.percentile(span.inference, q) for q in (0.5, 0.9, 0.99))
+    inference = span.inference
+    p50, p90, p99 = (spans.percentile(inference, q) for q in (0.5, 0.9, 0.99))
     whole = spans.percentile(span.end_to_end, 0.9)
     return {
         "p50_ms": _milli(p50),

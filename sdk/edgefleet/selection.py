@@ -117,6 +117,9 @@ def shortlist(profile: Profile, installed: Mapping[Runtime, str], offered: Itera
         key = (place, choice, candidate.size_bytes, candidate.digest)
         fit.append((key, Verdict(candidate, 0, f"{candidate.runtime} {candidate.precision}: {allowed.reason}")))
     ranked = [verdict for _, verdict in sorted(fit, key=lambda pair: pair[0])]
+    # One manifest may be listed once per platform: what one of its entries allows is not refused by another's.
+    allowed_digests = {verdict.candidate.digest for verdict in ranked}
+    refused = [verdict for verdict in refused if verdict.candidate.digest not in allowed_digests]
     return [Verdict(v.candidate, rank, v.reason) for rank, v in enumerate(ranked)] + refused
 
 

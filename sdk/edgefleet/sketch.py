@@ -125,10 +125,15 @@ class Sketch:
             raise ValueError(f"not a sketch: {len(steps)} keys, {len(counts)} counts, {MAX_BINS} bins at most")
         if type(total) not in (int, float) or not 0 <= total < math.inf:
             raise ValueError(f"not a sketch: its total is {total!r}")
-        keys = list(itertools.accumulate(steps))
-        if keys and not (keys[0] in _KEYS and keys[-1] in _KEYS):
-            raise ValueError(f"not a sketch: keys {keys[0]} to {keys[-1]} stand for values beyond {_RANGE}")
-        sketch = cls()
-        sketch._bins = dict(zip(keys, counts, strict=True))
-        sketch._zeros, sketch.count, sketch.total = zeros, zeros + sum(counts), float(total)
+        if steps and not (steps[0] in _KEYS and sum(steps) in _KEYS):
+            raise ValueError(f"not a sketch: keys {steps[0]} to {sum(steps)} stand for values beyond {_RANGE}")
+        return cls.restored(found)
+
+    @classmethod
+    def restored(cls, found: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote and was checked when it came: for everything else there is `from_json`."""
+        sketch, counts = cls(), found["counts"]
+        sketch._bins = dict(zip(itertools.accumulate(found["keys"]), counts, strict=True))
+        sketch._zeros, sketch.total = found["zeros"], float(found["total"])
+        sketch.count = sketch._zeros + sum(counts)
         return sketch

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from edgefleet.protocol.measurements import Energy, EstimatedEnergy, Thermal
-from edgefleet.protocol.messages import Window
+from edgefleet.protocol.measurements import Accuracy, Energy, EstimatedEnergy, Thermal
 from edgefleet.sketch import Sketch
 
 SPAN_S = 300.0
@@ -23,6 +23,43 @@ MIN_ENERGY_S = 10.0
 MIN_ENERGY_SAMPLES = 100
 SLOW_SENSOR_HZ = 10.0
 MIN_SLOW_SENSOR_S = 60.0
+
+
+class Durations(Protocol):
+    """What was timed in a window: a message's, or a store's, which reads it only when it is asked."""
+
+    def sketch(self) -> Sketch:
+        """A sketch of one's own, to be merged into."""
+
+
+class Latency(Protocol):
+    """The three that every inference has."""
+
+    @property
+    def preprocess(self) -> Durations: ...  # noqa: D102 - as in `protocol.measurements`
+    @property
+    def inference(self) -> Durations: ...  # noqa: D102
+    @property
+    def end_to_end(self) -> Durations: ...  # noqa: D102
+
+
+class Measured(Protocol):
+    """What a span takes of a telemetry window."""
+
+    @property
+    def duration_s(self) -> float: ...  # noqa: D102 - as in `protocol.messages`
+    @property
+    def count(self) -> int: ...  # noqa: D102
+    @property
+    def errors(self) -> int: ...  # noqa: D102
+    @property
+    def accuracy(self) -> Accuracy | None: ...  # noqa: D102
+    @property
+    def latency(self) -> Latency: ...  # noqa: D102
+    @property
+    def energy(self) -> Energy: ...  # noqa: D102
+    @property
+    def thermal(self) -> Thermal: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +92,7 @@ class EnergyTotal:
         """Mean power; None over no time."""
         return self.joules / self.duration_s if self.duration_s > 0 else None
 
-    def add(self, window: Window) -> None:
+    def add(self, window: Measured) -> None:
         """Take in a window of this source and scope."""
         energy = window.energy
         if isinstance(energy, EstimatedEnergy):
@@ -80,15 +117,13 @@ class Span:
     errors: int = 0
     correct: int = 0
     labelled: int = 0
-    preprocess: Sketch = field(default_factory=Sketch)
-    inference: Sketch = field(default_factory=Sketch)
-    end_to_end: Sketch = field(default_factory=Sketch)
+    latencies: list[Latency] = field(default_factory=list, compare=False)
     energies: dict[tuple[str, str], EnergyTotal] = field(default_factory=dict)
     """(source, scope) → total: what is measured and what is estimated is never added up."""
     thermal: Thermal | None = None
     """Of the window that was taken in first, which is the newest."""
 
-    def add(self, window: Window) -> None:
+    def add(self, window: Measured) -> None:
         """Take in one more window."""
         self.windows += 1
         self.duration_s += window.duration_s
@@ -97,15 +132,30 @@ class Span:
         if window.accuracy is not None:
             self.correct += window.accuracy.correct
             self.labelled += window.accuracy.labelled
-        self.preprocess.merge(window.latency.preprocess.sketch())
-        self.inference.merge(window.latency.inference.sketch())
-        self.end_to_end.merge(window.latency.end_to_end.sketch())
+        self.latencies.append(window.latency)
         self._total_of(window.energy).add(window)
         self.thermal = self.thermal or window.thermal
 
     def _total_of(self, energy: Energy) -> EnergyTotal:
         key = (energy.source, energy.scope)
         return self.energies.setdefault(key, EnergyTotal(*key))
+
+    # Merged when asked for, and kept by who asks: most look at one of the three.
+
+    @property
+    def preprocess(self) -> Sketch:
+        """From the inputs as they came to the tensors that the file takes; in seconds, as the other two."""
+        return _merged(latency.preprocess for latency in self.latencies)
+
+    @property
+    def inference(self) -> Sketch:
+        """The runtime's calls alone."""
+        return _merged(latency.inference for latency in self.latencies)
+
+    @property
+    def end_to_end(self) -> Sketch:
+        """From the inputs as they came to the outputs in the source model's layout."""
+        return _merged(latency.end_to_end for latency in self.latencies)
 
     @property
     def achieved_per_s(self) -> float | None:
@@ -119,7 +169,14 @@ class Span:
         return max(totals, key=lambda total: (total.source == "measured", total.windows), default=None)
 
 
-def merge(newest_first: Iterable[Window], span_s: float = SPAN_S) -> Span:
+def _merged(durations: Iterable[Durations]) -> Sketch:
+    sketch = Sketch()
+    for each in durations:
+        sketch.merge(each.sketch())
+    return sketch
+
+
+def merge(newest_first: Iterable[Measured], span_s: float = SPAN_S) -> Span:
     """The newest windows, as many as last `span_s` together."""
     span = Span()
     for window in newest_first:

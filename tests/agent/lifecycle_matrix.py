@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from edgefleet.protocol.messages import State
-from edgefleet_agent.lifecycle import INSTALLING
+from edgefleet_agent.lifecycle import IN_PROGRESS, INSTALLING
 
 
 class Happening(StrEnum):
@@ -41,8 +41,7 @@ COMES_TO: dict[tuple[State, Happening], State] = {
     (State.ROLLING_BACK, Happening.DISK_FULL): State.ROLLED_BACK,
     **{(state, Happening.NO_PREVIOUS): state for state in _AT_REST},
     **{(state, Happening.NO_PREVIOUS): State.NO_MODEL for state in (*INSTALLING, State.PROBATION, State.ROLLING_BACK)},
-    (State.IDLE, Happening.CORRUPT_PREVIOUS): State.IDLE,
-    **{(state, Happening.CORRUPT_PREVIOUS): State.NO_MODEL for state in (*_AT_REST[1:], *INSTALLING)},
+    **{(state, Happening.CORRUPT_PREVIOUS): state for state in (State.IDLE, State.NO_MODEL)},
     # Pulled again, once.
-    **{(state, Happening.CORRUPT_PREVIOUS): State.RESOLVING for state in (State.PROBATION, State.ROLLING_BACK)},
+    **{(state, Happening.CORRUPT_PREVIOUS): State.RESOLVING for state in (*_AT_REST[1:4], *IN_PROGRESS)},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ INFO = ModelInfo(
     "litert-int8", DIGEST, "litert", (TensorInfo("x", "float32", (1, 4)),), (TensorInfo("y", "float32", (1, 4)),)
 )
 INFER = "/v2/models/digits/infer"
+VALUES = (0.5, 1.0, -2.0, 4.0)
+RAW = struct.pack("<4f", *VALUES)
 
 
 class Echo:
@@ -253,7 +256,7 @@ def http(method: str, path: str, body: bytes = b"", *fields: str, host: str = "l
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def content(data: object = (0.5, 1.0, -2.0, 4.0), **more: object) -> bytes:
+def content(data: object = VALUES, **more: object) -> bytes:
     """An inference request for `INFO` in JSON."""
     tensor = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": data}
     return pydantic_core.to_json({"inputs": [tensor], **more})

@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -176,6 +177,22 @@ def test_alone_and_400_days_later_it_still_infers(
     agent = run_agent(tmp_path, group, *fake_clock.behind(need, "+400d"))
     until(lambda: spooled(tmp_path, "window") > 0, agent)
     assert "Connection refused" in agent.log_file.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_is_no_strike(
+    home: Fleet, tmp_path: Path, group: ProcessGroup, number: signal.Signals
+) -> None:
+    """As a terminal's Ctrl-C and timeout(1) send it: the agent ends its worker, and says nothing against it."""
+    home.enroll(tmp_path / "identity", port=free_port())
+    commit_variant(home, tmp_path)
+    agent = run_agent(tmp_path, group, "setsid")
+    until(lambda: spooled(tmp_path, "window") > 0, agent)
+    os.killpg(agent.pid, number)
+    assert agent.wait(PATIENCE_S) == 0
+    said = agent.log_file.read_text()
+    assert "Traceback" not in said
+    assert spooled(tmp_path, "worker_ended") == 0, said
 
 
 def test_two_machines_with_one_identity_say_so_and_neither_ends(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 
 from agent.agent_lab import DEVICE, Device, Fleet, write_settings
 from agent.host_lab import Machine, ill
+from agent.sensor_trees import PMIC_W, Board, Mailbox
 from agent.test_agent_process import start_broker, tool
 from edgefleet import __version__
 from edgefleet_agent import status
@@ -88,6 +92,20 @@ def test_a_runtime_that_the_profile_does_not_take_is_named_with_its_extra(
     assert finding.level is Level.FAILED
     assert finding.mend is not None
     assert finding.mend.startswith("run: pip install 'edgefleet[")
+
+
+def test_a_python_that_the_profiles_runtime_has_no_wheel_for_is_named(
+    home: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.enroll(tmp_path / "identity", port=free_port())
+    write_settings(tmp_path)
+    path = tmp_path / "agent.toml"
+    path.write_text(re.sub(r'^profile = ".*"$', 'profile = "raspberry-pi-os-32"', path.read_text(), flags=re.MULTILINE))
+    bare = subject(tmp_path).machine.model_copy(update={"runtimes": {}, "python": "3.13.5"})
+    monkeypatch.setattr(detect, "detect", lambda _root: bare)
+    finding = examine(subject(tmp_path))["runtime"]
+    assert finding.level is Level.FAILED
+    assert finding.mend == "make the agent's environment with Python <3.12: it has no wheel for 3.13.5"
 
 
 def test_a_broker_that_takes_this_device(
@@ -182,6 +200,86 @@ def test_a_raspberry_pi_that_says_it_is_hot_or_hungry(tmp_path: Path, throttled:
     assert (finding.level, text in finding.text) == (level, True), finding
 
 
+def test_of_a_raspberry_pi_5_the_rails_are_measured_and_the_board_is_estimated_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Mailbox(monkeypatch)
+    board = Board(tmp_path / "root", "pi-5")
+    (tmp_path / "agent.toml").write_text('profile = "raspberry-pi-5"\nstate_folder = "state"\nroot = "root"\n')
+    looked_at = subject(tmp_path)
+    looked_at.machine = looked_at.machine.model_copy(
+        update={"architecture": "arm64", "board": "Raspberry Pi 5 Model B"}
+    )
+    finding = examine(looked_at)["power"]
+    assert board.profile == "raspberry-pi-5"
+    said = (
+        f"measured by rpi-pmic: rails {PMIC_W:.1f} W; the bare board about {1.1451 * PMIC_W + 0.5879:.1f} W, estimated"
+    )
+    assert (finding.level, finding.text) == (Level.OK, f"{said} from that")
+
+
+def test_another_sensors_board_is_measured_and_not_estimated_too(tmp_path: Path) -> None:
+    Board(tmp_path / "root", "pi-4-ina219")
+    (tmp_path / "agent.toml").write_text('profile = "raspberry-pi-5"\nstate_folder = "state"\nroot = "root"\n')
+    looked_at = subject(tmp_path)
+    looked_at.machine = looked_at.machine.model_copy(
+        update={"architecture": "arm64", "board": "Raspberry Pi 5 Model B"}
+    )
+    assert examine(looked_at)["power"].text == "measured by ina2xx: board_input 4.6 W"
+
+
+def test_a_counter_says_nothing_of_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Board(tmp_path / "root", "nuc")
+    (tmp_path / "agent.toml").write_text('profile = "generic-x86-64"\nstate_folder = "state"\nroot = "root"\n')
+    monkeypatch.setattr(detect, "mismatch", lambda _profile, _machine: None)
+    assert examine(subject(tmp_path))["power"].text == "measured by rapl"
+
+
+def test_what_mends_a_state_folder_touches_nothing_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_settings(tmp_path)
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    absent = examine(subject(tmp_path))["state"]
+    (tmp_path / "state").mkdir()
+    present = examine(subject(tmp_path))["state"]
+    assert (absent.level, absent.mend) == (Level.FAILED, f"run: sudo install -d -o $USER {tmp_path}/state")
+    assert (present.level, present.mend) == (Level.FAILED, f"run: sudo chown -R $USER {tmp_path}/state")
+
+
+@pytest.mark.parametrize(
+    ("section", "level", "text"),
+    [
+        ("", Level.OK, "none"),
+        ('[[sinks]]\nkind = "jsonl"\npath = "results.jsonl"', Level.OK, "/results.jsonl"),
+        ('[[sinks]]\nkind = "jsonl"\npath = "none/results.jsonl"', Level.WARNING, "/none cannot be written"),
+        ('[[sinks]]\nkind = "mqtt"\ntopic = "home/results"', Level.OK, "mqtt: home/results"),
+        (
+            '[[sinks]]\nkind = "mqtt"\ntopic = "a"\nbroker = { password_file = "secret" }',
+            Level.FAILED, "/secret cannot be read",
+        ),
+    ],
+)  # fmt: skip
+def test_where_results_go(tmp_path: Path, section: str, level: Level, text: str) -> None:
+    (tmp_path / "agent.toml").write_text(f'profile = "generic-x86-64"\nstate_folder = "state"\n{section}\n')
+    finding = examine(subject(tmp_path))["sinks"]
+    assert (finding.level, text in finding.text) == (level, True), finding
+
+
+def test_an_agent_whose_model_does_not_answer_is_a_warning(tmp_path: Path) -> None:
+    write_settings(tmp_path)
+    (tmp_path / "state").mkdir()
+    StatusFile(tmp_path / "state").note(0.0, connected=True, infers=False, why_not=None)
+    finding = examine(subject(tmp_path))["service"]
+    assert (finding.level, "connected; its model does not answer" in finding.text) == (Level.WARNING, True)
+
+
+def test_what_makes_a_service_of_it_needs_neither_a_path_nor_a_default(tmp_path: Path) -> None:
+    write_settings(tmp_path)
+    mend = examine(subject(tmp_path))["service"].mend
+    program = Path(sys.prefix) / "bin" / "edgefleet"
+    assert mend == f"run: sudo {program} agent install --config {tmp_path}/agent.toml"
+    assert program.exists()
+
+
 # Status -----------------------------------------------------------------------------------------------
 
 
@@ -224,6 +322,14 @@ def test_a_process_that_is_gone_does_not_run_even_where_its_number_was_given_aga
     assert status.running_agent(tmp_path) is None
     (tmp_path / STATUS_FILE).write_text(json.dumps({**noted, "pid": 2**22 + 1}))
     assert status.running_agent(tmp_path) is None
+
+
+def test_a_process_that_has_ended_and_that_nobody_asked_for_does_not_run() -> None:
+    """A container whose first process asks for none keeps them for ever."""
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{ended.pid}/stat").read_text().split()[2] == "Z"
+        assert status.started(ended.pid) is None
 
 
 def test_a_full_disk_is_tried_again(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class House:
             raise SlotDamagedError(self.damage[digest])
         return spec()
 
-    def _start(self, slot: Path, _spec: VariantSpec, digest: str, _settings: Settings) -> FakeWorker:
+    def _start(self, slot: Path, _spec: VariantSpec, digest: str, _settings: Settings, _process: None) -> FakeWorker:
         if self.refusal is not None:
             raise self.refusal
         self.workers.append(FakeWorker(slot, digest))

@@ -97,6 +97,27 @@ def test_what_a_service_would_not_see_is_refused_before_anything_is_done(host: H
     assert [str(folder) for folder in SystemFolders().hidden[:2]] == ["/home", "/root"]
 
 
+def test_a_python_that_a_service_would_not_see_is_refused_before_anything_is_done(host: Host, tmp_path: Path) -> None:
+    """As pyenv and uv have it; an environment would work for whoever installs, and not for the service."""
+    home = tmp_path / "somebody"
+    (home / "versions").mkdir(parents=True)
+    (tmp_path / "python").symlink_to(home / "versions")
+    host.system = replace(host.system, hidden=(home,))
+    host.asked = replace(host.asked, python=tmp_path / "python")
+    with pytest.raises(
+        InputError, match=r"the Python in .*/python: a service must not depend .* /usr/bin/python3 -m venv"
+    ):
+        host.install()
+    assert (host.programs.ran, host.environments.current()) == ([], None)
+
+
+def test_environments_in_somebodys_home_are_refused(host: Host, tmp_path: Path) -> None:
+    host.system = replace(host.system, hidden=(tmp_path / "opt",))
+    with pytest.raises(InputError, match="/opt: a service must not depend on that folder"):
+        host.install()
+    assert host.programs.ran == []
+
+
 def test_what_its_settings_have_it_write_to_may_be_written(tmp_path: Path) -> None:
     sinks = ({"kind": "jsonl", "path": "/srv/results/all.jsonl"},)
     source = {"kind": "folder", "path": "/srv/inbox", "after": "delete"}

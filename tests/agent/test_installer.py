@@ -14,6 +14,7 @@ from edgefleet.protocol.messages import Evidence, State
 from edgefleet_agent.installer import MAX_CUT_OFF
 from edgefleet_agent.journal import Entry, Journal
 from edgefleet_agent.state_folder import StateFolder, open_folder
+from edgefleet_agent.watch import FILE_NAME
 
 
 @pytest.fixture(name="house")
@@ -96,6 +97,15 @@ def test_the_time_on_probation_goes_on_after_a_restart(house: House) -> None:
     house.again()
     house.pass_time(90)
     assert house.state is State.COMMITTED
+
+
+@pytest.mark.parametrize("state", [State.RESOLVING, State.COMMITTED])
+def test_a_power_cut_after_the_last_word_on_a_probation_leaves_no_history(house: House, state: State) -> None:
+    house.bring_to(State.PROBATION)
+    house.journal.record(state=state, previous=None)
+    assert (house.folder / FILE_NAME).exists()
+    house.again()
+    assert not (house.folder / FILE_NAME).exists()
 
 
 def test_a_rollback_says_why_and_remembers_the_generation(house: House) -> None:
@@ -209,7 +219,7 @@ def test_a_damaged_variant_to_go_back_to_is_pulled_again_and_ends_rolled_back(ho
     house.installs[-1].state = State.ACTIVATING
     house.turn()
     entry = house.journal.entry
-    assert (house.state, house.active, entry.restoring, entry.previous) == (State.ROLLED_BACK, house.old, False, None)
+    assert (house.state, house.active, entry.restored_to, entry.previous) == (State.ROLLED_BACK, house.old, None, None)
     assert (entry.desired, entry.reason) == (house.desired(2), FAILED.reason)
 
 
@@ -218,7 +228,7 @@ def test_it_is_pulled_again_once(house: House) -> None:
     house.installs[-1].failure = "the server says gone"
     house.turn()
     entry = house.journal.entry
-    assert (house.state, house.active, entry.restoring, entry.previous) == (State.NO_MODEL, None, False, None)
+    assert (house.state, house.active, entry.restored_to, entry.previous) == (State.NO_MODEL, None, None, None)
     why = "the variant before it is damaged, and pulling that again failed: the server says gone"
     assert entry.reason == f"{FAILED.reason}; {why}"
     house.again()
@@ -230,6 +240,67 @@ def test_a_restart_goes_on_pulling_it_again(house: House) -> None:
     house.again()
     assert (house.installs[-1].only, house.installs[-1].resumed) == (house.old, True)
     assert house.journal.entry.desired == house.desired(2)
+
+
+@pytest.mark.parametrize("state", [State.COMMITTED, State.ROLLED_BACK, State.FAILED])
+def test_a_committed_variant_that_is_damaged_is_pulled_again_and_what_became_of_the_deployment_stands(
+    house: House, state: State
+) -> None:
+    house.commit_old(state)
+    house.journal.record(reason=None if state is State.COMMITTED else FAILED.reason)
+    house.damage(house.old)
+    house.installer.slot_damaged("small.bin does not match its digest")
+    what = "variant before it" if state is State.ROLLED_BACK else "committed variant"
+    assert house.installer.state().reason == f"the {what} is damaged, and is pulled again"
+    install = house.installs[-1]
+    assert (house.state, house.active, install.only) == (State.RESOLVING, None, house.old)
+    assert install.desired.wanted == house.version(1)
+    house.put(house.old)
+    install.state = State.ACTIVATING
+    house.turn()
+    entry = house.journal.entry
+    assert (house.state, house.active, entry.running) == (state, house.old, house.version(1))
+    assert (entry.restored_to, entry.previous, entry.desired) == (None, None, house.desired(1))
+    assert (entry.reason is None) == (state is State.COMMITTED)
+    assert house.noted == [("restored", "small")]
+    assert house.current == house.slots.path(house.old)
+
+
+def test_a_committed_variant_that_cannot_be_pulled_again_is_no_model_and_says_why(house: House) -> None:
+    house.damage(house.old)
+    house.installer.slot_damaged("small.bin does not match its digest")
+    house.again()
+    assert (house.installs[-1].only, house.installs[-1].resumed) == (house.old, True)
+    house.installs[-1].failure = "the server says gone"
+    house.turn()
+    why = "the committed variant is damaged, and pulling that again failed: the server says gone"
+    assert (house.state, house.journal.entry.reason) == (State.NO_MODEL, why)
+    house.again()
+    assert len(house.installs) == 2
+
+
+def test_of_a_damaged_variant_whose_package_is_not_known_it_is_said(house: House) -> None:
+    """As after another enrolment: nothing that was accepted since says what to pull."""
+    house.journal.record(desired=None)
+    house.installer.slot_damaged("small.bin does not match its digest")
+    why = "the committed variant is damaged: small.bin does not match its digest"
+    assert (house.state, house.journal.entry.reason, house.installs) == (State.NO_MODEL, why, [])
+
+
+def test_a_newer_generation_takes_the_place_of_what_is_pulled_again_until_that_fails(house: House) -> None:
+    house.damage(house.old)
+    house.installer.slot_damaged("small.bin does not match its digest")
+    house.installer.begin(house.desired(2))
+    assert (house.installs[-1].only, house.installs[-1].desired) == (None, house.desired(2))
+    house.installs[-1].failure = "the server says gone"
+    house.turn()
+    assert (house.state, house.installs[-1].only) == (State.RESOLVING, house.old)
+    house.put(house.old)
+    house.installs[-1].state = State.ACTIVATING
+    house.turn()
+    entry = house.journal.entry
+    assert (house.state, house.active, entry.reason) == (State.FAILED, house.old, "the server says gone")
+    assert entry.desired == house.desired(2)
 
 
 def test_files_damaged_on_probation_bring_the_one_before_back(house: House) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -87,6 +86,24 @@ def test_a_damaged_journal_is_set_aside_and_said(tmp_path: Path, damage: bytes) 
     assert "journal.damaged" in journal.damage
     assert (tmp_path / "journal.damaged").read_bytes() == damage
     assert journal.entry == FRESH
+    again = Journal(tmp_path, FRESH)
+    assert (again.entry, again.damage) == (journal.entry, None)
+
+
+@pytest.mark.parametrize(("said", "flipped"), [(b'"connection":7', b'"connection":3'), (b"1111", b"1110")])
+def test_a_flipped_bit_that_makes_sense_is_noticed(tmp_path: Path, said: bytes, flipped: bytes) -> None:
+    """A generation that is too high would have the device wait for a thousand years of deployments."""
+    Journal(tmp_path, FRESH).record(connection=7, desired=DESIRED, active=ACTIVE)
+    path = tmp_path / "journal.json"
+    path.write_bytes(path.read_bytes().replace(said, flipped, 1))
+    journal = Journal(tmp_path, FRESH)
+    assert (journal.entry, journal.damage is None) == (FRESH, False)
+
+
+def test_what_only_fills_the_file_up_may_be_damaged(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, FRESH)
+    path = tmp_path / "journal.json"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
     again = Journal(tmp_path, FRESH)
     assert (again.entry, again.damage) == (journal.entry, None)
 
@@ -194,19 +211,11 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_after(
     assert said == [(False, False), (True, True)]
 
 
-@pytest.fixture(name="tiny_disk")
-def _tiny_disk(tmp_path: Path, need: Callable[[bool, str], None]) -> Iterator[Path]:
-    """A folder on a file system of its own with 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    need(subprocess.run(command, check=False, capture_output=True).returncode == 0, "the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_disk_without_a_free_byte_takes_the_journal_as_often_as_it_changes(tiny_disk: Path) -> None:
+def test_a_disk_without_a_free_byte_takes_the_journal_as_often_as_it_changes(
+    tmp_path: Path, mount_disk: Callable[[Path, int], Path]
+) -> None:
     """What ran out of room can still be told after a power cut: the place of the journal and its last error is kept."""
+    tiny_disk = mount_disk(tmp_path / "disk", 1)
     journal = Journal(tiny_disk, FRESH)
     journal.record(state=State.DOWNLOADING)
     with suppress(OSError), (tiny_disk / "filler").open("wb", buffering=0) as filler:

@@ -56,9 +56,11 @@ def test_before_the_switch_everything_can_fail_and_go_on(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", [State.IDLE, *sorted(TERMINAL_STATES)])
-def test_at_rest_nothing_happens_but_a_new_generation(state: State) -> None:
-    assert after(state, Trigger.ACCEPTED) is State.RESOLVING
-    for trigger in set(Trigger) - {Trigger.ACCEPTED}:
+def test_at_rest_nothing_happens_but_a_new_generation_and_damage_to_what_runs(state: State) -> None:
+    runs = state in (State.COMMITTED, State.ROLLED_BACK, State.FAILED)
+    happens = {Trigger.ACCEPTED, Trigger.DAMAGED} if runs else {Trigger.ACCEPTED}
+    assert {after(state, trigger) for trigger in happens} == {State.RESOLVING}
+    for trigger in set(Trigger) - happens:
         with pytest.raises(LifecycleError, match=rf"{state} by {trigger}"):
             after(state, trigger)
 

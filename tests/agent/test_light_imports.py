@@ -40,6 +40,11 @@ def test_the_commands_module_loads_the_agent_only_when_it_runs() -> None:
     assert names.isdisjoint({"pydantic", "paho"})
 
 
+def test_a_worker_is_begun_before_anything_that_takes_its_time_is_loaded() -> None:
+    names = loaded("import edgefleet_agent.worker_ahead")
+    assert names.isdisjoint(HEAVY | OTHER_FLOORS | {"pydantic", "paho", "ssl"})
+
+
 def test_the_agent_package_alone_loads_no_module_of_any_other() -> None:
     """As Python's own import log has it."""
     done = subprocess.run(

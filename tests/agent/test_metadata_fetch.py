@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -167,3 +168,19 @@ def test_a_server_that_stays_silent_is_given_up_after_half_an_hour() -> None:
     for _ in range(MAX_TRIES):
         fetch.asked("1-1", now)
     assert not fetch.gave_up
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_deflated_blob_is_inflated_by_its_digest(parts: int) -> None:
+    fetch, deflated = asked(), zlib.compress(CONTENT)
+    step = -(-len(deflated) // parts)
+    for number in range(parts):
+        assert fetch.add(reply(number, parts, deflated[number * step : (number + 1) * step]), 0.0)
+    assert fetch.content == CONTENT
+
+
+def test_what_inflates_to_something_else_or_without_end_is_no_answer() -> None:
+    for body in (zlib.compress(CONTENT + b"x"), zlib.compress(bytes(4 * MAX_BYTES)), zlib.compress(CONTENT)[:-20]):
+        fetch = asked()
+        assert fetch.add(reply(0, 1, body), 0.0)
+        assert (fetch.content, fetch.bad) == (None, 1)

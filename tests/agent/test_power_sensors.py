@@ -9,7 +9,7 @@ import pytest
 
 from agent.sensor_trees import BOARDS, PMIC, PMIC_W, Board, Faults, Mailbox, domain, hwmon, ina3221
 from edgefleet_agent.power import FINDERS, battery, firmware, ina2xx, jetson, rapl, rpi_pmic
-from edgefleet_agent.power.meter import Energy
+from edgefleet_agent.power.meter import Energy, Meter
 from edgefleet_agent.power.sysfs import AbsentError, UnreadableError
 from edgefleet_device_profiles.profile import Sensor
 
@@ -27,6 +27,14 @@ def measured(board: Board, seconds: float = TEN_S) -> Energy:
     assert (energy.low_j, energy.high_j, energy.reason) == (None, None, None)
     assert energy.duration_s == pytest.approx(seconds)
     return energy
+
+
+def estimated(meter: Meter) -> str:
+    """Why what was drawn since the last time is not measured."""
+    energy = meter.energy()
+    assert energy.source == "estimated"
+    assert energy.reason is not None
+    return energy.reason
 
 
 # What they say ----------------------------------------------------------------------------------------
@@ -114,10 +122,7 @@ def test_a_counter_that_was_set_back_is_no_wrap(tmp_path: Path) -> None:
     meter = board.meter()
     board.now += 10.0
     board.write(domain("intel-rapl:0", "package-0", 1_000_000))
-    energy = meter.energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert "was set back" in energy.reason
+    assert "was set back" in estimated(meter)
     board.now += 10.0
     board.write(domain("intel-rapl:0", "package-0", 31_000_000))
     energy = meter.energy()
@@ -130,10 +135,7 @@ def test_a_counter_that_stands_still_is_no_measurement(tmp_path: Path) -> None:
     board.draws_w = 0.0
     meter = board.meter()
     board.run(meter, 30.0)
-    energy = meter.energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert energy.reason.endswith("intel-rapl:0/energy_uj stands still")
+    assert estimated(meter).endswith("intel-rapl:0/energy_uj stands still")
 
 
 def test_rails_that_have_no_total_are_added_as_rails(tmp_path: Path) -> None:
@@ -189,10 +191,7 @@ def test_a_battery_that_is_charged_measures_nothing(status: str, other: str | No
     meter = board.meter()
     assert meter.name in {"battery", "model"}
     board.run(meter, TEN_S)
-    energy = meter.energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert "does not run on its battery alone" in energy.reason
+    assert "does not run on its battery alone" in estimated(meter)
 
 
 def test_pulling_the_plug_begins_to_measure(tmp_path: Path) -> None:
@@ -226,11 +225,9 @@ def test_an_ina_whose_current_flows_the_other_way_measures_nothing(tmp_path: Pat
     board.write({"sys/class/hwmon/hwmon1/curr1_input": "-893\n"})
     with pytest.raises(UnreadableError, match="negative"):
         ina2xx.find(board.root)
-    energy = board.meter().energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert energy.reason.startswith("ina2xx: ")
-    assert "negative (-893 mA)" in energy.reason
+    reason = estimated(board.meter())
+    assert reason.startswith("ina2xx: ")
+    assert "negative (-893 mA)" in reason
 
 
 def test_an_ina_that_says_nothing_is_drawn_is_not_believed(tmp_path: Path) -> None:
@@ -238,10 +235,7 @@ def test_an_ina_that_says_nothing_is_drawn_is_not_believed(tmp_path: Path) -> No
     meter = board.meter()
     board.write({"sys/class/hwmon/hwmon1/power1_input": "0\n"})
     board.run(meter, TEN_S)
-    energy = meter.energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert "0.000 W, which no running board draws" in energy.reason
+    assert "0.000 W, which no running board draws" in estimated(meter)
 
 
 def test_of_several_ina_none_is_guessed(tmp_path: Path) -> None:
@@ -274,12 +268,10 @@ def test_rapl_counters_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_without_permission_it_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board = Board(tmp_path, "nuc")
     Faults(monkeypatch).opens["energy_uj"] = errno.EACCES
-    energy = board.meter().energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert energy.reason.startswith("rapl: permission: ")
-    assert "intel-rapl:0/energy_uj" in energy.reason
-    assert "unless a udev rule allows it" in energy.reason
+    reason = estimated(board.meter())
+    assert reason.startswith("rapl: permission: ")
+    assert "intel-rapl:0/energy_uj" in reason
+    assert "unless a udev rule allows it" in reason
 
 
 # The Raspberry Pi's firmware --------------------------------------------------------------------------
@@ -320,11 +312,9 @@ def test_of_two_mailboxes_the_one_for_text_is_taken(tmp_path: Path, monkeypatch:
 def test_a_mailbox_that_may_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board = Board(tmp_path, "pi-5")
     Faults(monkeypatch).opens.update(vcio_gencmd=errno.EACCES, vcio=errno.ENOENT)
-    energy = board.meter().energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert energy.reason.startswith("rpi-pmic: permission: ")
-    assert "vcio_gencmd opens to its group only, which should be video" in energy.reason
+    reason = estimated(board.meter())
+    assert reason.startswith("rpi-pmic: permission: ")
+    assert "vcio_gencmd opens to its group only, which should be video" in reason
 
 
 def test_an_older_board_s_firmware_has_no_such_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,10 +341,7 @@ def test_a_rail_that_is_missing_later_is_no_smaller_sum(tmp_path: Path, monkeypa
     meter = board.meter()
     mailbox.answers["pmic_read_adc"] = PMIC.replace("   1V1_SYS_A", "   1V1_BUS_A")
     board.run(meter, TEN_S)
-    energy = meter.energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert "other rails than at first (1V1_SYS)" in energy.reason
+    assert "other rails than at first (1V1_SYS)" in estimated(meter)
 
 
 @pytest.mark.parametrize("fault", ["code", "error"])
@@ -366,10 +353,7 @@ def test_a_mailbox_that_refuses_is_an_estimate(fault: str, tmp_path: Path, monke
     else:
         mailbox.error = errno.ETIMEDOUT
     board.run(meter, TEN_S)
-    energy = meter.energy()
-    assert energy.source == "estimated"
-    assert energy.reason is not None
-    assert "vcio_gencmd" in energy.reason
+    assert "vcio_gencmd" in estimated(meter)
 
 
 def _program(board: Board, output: str, tail: str = "") -> Path:

@@ -19,15 +19,16 @@ X = np.arange(18, dtype=np.float32).reshape(3, 2, 3)
 def test_samples_go_round_with_their_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=X, y=np.array([5, 6, 7]))
     found = list(itertools.islice(open_replay(tmp_path / "a.npz", INPUTS), 7))
-    assert [label for _, label in found] == [5, 6, 7, 5, 6, 7, 5]
-    assert {type(label) for _, label in found} == {int}
-    for place, (sample, _) in enumerate(found):
-        np.testing.assert_array_equal(sample["image"], X[place % 3].reshape(SHAPE))
+    assert [sample.label for sample in found] == [5, 6, 7, 5, 6, 7, 5]
+    assert {type(sample.label) for sample in found} == {int}
+    assert {sample.preprocess_s for sample in found} == {0.0}
+    for place, sample in enumerate(found):
+        np.testing.assert_array_equal(sample.inputs["image"], X[place % 3].reshape(SHAPE))
 
 
 def test_without_labels_there_are_none(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", x=X)
-    assert next(open_replay(tmp_path / "a.npz", INPUTS))[1] is None
+    assert next(open_replay(tmp_path / "a.npz", INPUTS)).label is None
 
 
 @pytest.mark.parametrize(
@@ -97,9 +98,9 @@ TEXT = [
 def test_a_model_with_several_inputs_gets_each_by_its_name(tmp_path: Path) -> None:
     ids, mask = np.arange(12).reshape(3, 4), np.ones((3, 1, 4), np.bool_)
     np.savez(tmp_path / "a.npz", ids=ids, mask=mask)
-    sample, label = next(open_replay(tmp_path / "a.npz", TEXT))
-    assert label is None
-    assert {name: (array.dtype.name, array.shape) for name, array in sample.items()} == {
+    sample = next(open_replay(tmp_path / "a.npz", TEXT))
+    assert sample.label is None
+    assert {name: (array.dtype.name, array.shape) for name, array in sample.inputs.items()} == {
         "ids": ("int64", (1, 4)),
         "mask": ("bool", (1, 4)),
     }

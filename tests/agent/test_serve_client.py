@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import zipfile
 from contextlib import suppress
@@ -10,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from click.testing import CliRunner
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from agent.serve_lab import DIGEST, Echo, answering
 from edgefleet.errors import InputError, TransportError
+from edgefleet_agent.cli import app
 from edgefleet_agent.inference_types import FREE, ModelInfo, TensorInfo
 from edgefleet_agent.serve import array_files, client
 from edgefleet_agent.serve.datatypes import DATATYPES
+from edgefleet_agent.settings import ServeSettings
 
 TWO = ModelInfo(
     "two",
@@ -46,9 +50,20 @@ def test_every_sample_of_a_file_is_one_request(tmp_path: Path) -> None:
     with answering() as address:
         answers = asked(address, tmp_path / "inputs.npz")
         (one,) = asked(address, tmp_path / "one.npy")
-    assert [values(answer, "y") for answer in answers] == SAMPLES.reshape(3, 4).tolist()
     assert {answer["digest"] for answer in answers} == {DIGEST}
     assert (one["model"], one["inference_ms"], values(one, "y")) == ("digits", 1.0, [4, 5, 6, 7])
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 1, 4)])
+def test_the_layout_of_replay_and_evaluation_is_taken(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """The dimension of the batch may be there or not."""
+    np.savez(tmp_path / "inputs.npz", x=SAMPLES.reshape(shape), y=np.arange(3))
+    np.save(tmp_path / "one.npy", SAMPLES[1].reshape(shape[1:]))
+    with answering() as address:
+        answers = asked(address, tmp_path / "inputs.npz")
+        (one,) = asked(address, tmp_path / "one.npy")
+    assert [values(answer, "y") for answer in answers] == SAMPLES.reshape(3, 4).tolist()
+    assert values(one, "y") == [4, 5, 6, 7]
 
 
 def test_several_inputs_are_taken_by_name(tmp_path: Path) -> None:
@@ -98,6 +113,40 @@ def test_who_is_not_there_or_not_ready_is_said(tmp_path: Path) -> None:
             asked(address, tmp_path / "one.npy")
 
 
+def test_the_command_asks_where_the_settings_say_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", SAMPLES[1])
+    settings = tmp_path / "agent.toml"
+    with answering() as address:
+        serve = f"[serve]\nenabled = true\nport = {address.partition(':')[2]}\n"
+        settings.write_text(f'profile = "generic-x86-64"\nstate_folder = "state"\n{serve}', encoding="utf-8")
+        said = CliRunner().invoke(app, ["infer", str(tmp_path / "one.npy"), "--config", str(settings)])
+    assert said.exit_code == 0, said.output
+    assert values(json.loads(said.stdout), "y") == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("192.168.0.7", "http://192.168.0.7:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),  # noqa: S104 - nothing is bound here
+        ("::1", "http://[::1]:8000"),
+        ("::", "http://[::1]:8000"),
+    ],
+)
+def test_an_address_for_everybody_is_reached_over_loopback(host: str, url: str) -> None:
+    assert client.url_of(ServeSettings(enabled=True, host=host, allow_network=True)) == url
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [(ServeSettings(), "enabled is false"), (ServeSettings(enabled=True, port=0), "any that is free")],
+)
+def test_settings_without_an_address_are_said(settings: ServeSettings, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        client.url_of(settings)
+
+
 @pytest.mark.parametrize("dtype", DATATYPES)
 def test_every_type_of_numpys_files_is_read(tmp_path: Path, dtype: str) -> None:
     array = np.array([[1, 0, 1]]).astype(dtype)
@@ -106,6 +155,7 @@ def test_every_type_of_numpys_files_is_read(tmp_path: Path, dtype: str) -> None:
     assert (read.dtype, read.shape, bytes(read.data)) == (dtype, (1, 3), array.tobytes())
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, min_side=0)))
 def test_every_shape_is_read(array: np.ndarray) -> None:
     stream = io.BytesIO()

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from agent.serve_lab import DIGEST, INFER, INFO, Client, Echo, Lab, binary, content, http, serving
+from agent.serve_lab import DIGEST, INFER, INFO, RAW, VALUES, Client, Echo, Lab, binary, content, http, serving
 from edgefleet_agent.inference_types import (
     FailureKind,
     InferFailure,
@@ -23,9 +23,6 @@ from edgefleet_agent.inference_types import (
 )
 from edgefleet_agent.serve import connection, server
 from edgefleet_agent.settings import ServeSettings
-
-VALUES = (0.5, 1.0, -2.0, 4.0)
-RAW = struct.pack("<4f", *VALUES)
 
 
 @pytest.fixture(name="lab")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serve_lab import DIGEST, INFO, Echo, binary, content
+from agent.serve_lab import DIGEST, INFO, RAW, VALUES, Echo, binary, content
 from edgefleet_agent.inference_types import (
     FREE,
     FailureKind,
@@ -28,8 +28,6 @@ from edgefleet_agent.serve.answers import RefusedError
 from edgefleet_agent.serve.datatypes import DATATYPES, packed, unpacked
 from edgefleet_agent.serve.inference_request import Asked
 
-VALUES = (0.5, 1.0, -2.0, 4.0)
-RAW = struct.pack("<4f", *VALUES)
 TENSOR: dict[str, Any] = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": list(VALUES)}
 TWO = ModelInfo(
     "two",

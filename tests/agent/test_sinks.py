@@ -15,6 +15,7 @@ from agent.worker_lab import Lab
 from edgefleet_agent import sinks
 from edgefleet_agent.sinks import MOST_VALUES, TABLE, Array, Results, record
 from edgefleet_agent.sinks.jsonl import JsonLines
+from edgefleet_agent.sinks.topic import Topic
 from edgefleet_agent.source_settings import Sink
 from sdk.mqtt_made import MOSQUITTO, wait_for
 
@@ -139,12 +140,19 @@ def test_results_go_to_a_topic_of_the_house(tmp_path: Path, need: Callable[[bool
     with house_broker(tmp_path) as broker, client(broker, "home/results") as (house, heard):
         results = Results([{"kind": "mqtt", "topic": "home/results", "broker": broker}], SPEC, DIGEST)
 
+        def is_connected() -> bool:
+            results.turn()
+            sink = results._places[0].sink
+            return isinstance(sink, Topic) and sink._connection.connected
+
         def came() -> bool:
-            results.write(OUTPUTS, 0.1)
             results.turn()
             house.poll(0.0)
             return bool(heard)
 
+        # Before there is a result: the first one is not to be lost to a connection that is still being made.
+        wait_for(is_connected)
+        results.write(OUTPUTS, 0.1)
         wait_for(came)
         assert json.loads(heard[0])["label"] == "dog"
         results.close()

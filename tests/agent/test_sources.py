@@ -55,8 +55,9 @@ def watched(path: Path, after: str = "keep", spec: dict[str, Any] = SPEC) -> Ite
 
 
 def images(samples: list[Sample]) -> list[NDArray[np.generic]]:
-    assert {label for _, label in samples} <= {None}
-    return [sample["image"] for sample, _ in samples]
+    """Of samples that were made of pictures, which takes its time."""
+    assert {(sample.label, sample.preprocess_s > 0.0) for sample in samples} <= {(None, True)}
+    return [sample.inputs["image"] for sample in samples]
 
 
 def test_every_kind_of_the_settings_has_a_module() -> None:
@@ -162,6 +163,7 @@ def test_a_file_that_is_no_input_is_passed_over_and_said(
     save(tmp_path / "good.png", pixels(1))
     take(source, 1)
     assert (name in caplog.text) == (name != "folder.png")
+    assert caplog.text.count("watching the folder") == len(caplog.messages)
     assert [next(source) for _ in range(20)] == [None] * 20
     assert len(caplog.messages) <= 1
 
@@ -170,7 +172,7 @@ def test_numpy_files_need_no_word_of_pictures(tmp_path: Path) -> None:
     source = watched(tmp_path, "delete", VECTOR)
     np.save(tmp_path / "a.npy", np.array([1, 2, 3], np.int16))
     np.savez(tmp_path / "b.npz", values=np.array([[4, 5, 6]], np.int16))
-    found = [sample["values"].tolist() for sample, _ in take(source, 2)]
+    found = [sample.inputs["values"].tolist() for sample in take(source, 2)]
     assert found == [[[1, 2, 3]], [[4, 5, 6]]]
 
 
@@ -206,9 +208,9 @@ def test_messages_become_samples(tmp_path: Path, payload: str, need: Callable[[b
                 house.publish(Outgoing("home/kitchen/in", content, 0, retained=False))
             house.poll(0.0)
 
-        ((sample, label),) = take(source, 1, send)
-        assert label is None
-        (found,) = sample.values()
+        (sample,) = take(source, 1, send)
+        assert (sample.label, sample.preprocess_s > 0.0) == (None, True)
+        (found,) = sample.inputs.values()
         assert found.tolist() == wanted
         source.close()  # type: ignore[attr-defined]
 
@@ -254,7 +256,7 @@ def test_the_newest_messages_are_kept(tmp_path: Path, need: Callable[[bool, str]
         newest = next(numbers) - 1
         found = [0]
         while found[-1] != newest:
-            found += [int(sample["values"][0, 0]) for sample, _ in take(source, 1)]
+            found += [int(sample.inputs["values"][0, 0]) for sample in take(source, 1)]
         taken = [number for number in found if number > first]
         assert len(taken) < 50
         assert taken == sorted(taken)

@@ -164,12 +164,17 @@ def test_each_message_says_the_lowest_number_that_may_still_come(spool: Spool) -
     assert [(message.seq, message.oldest_seq) for message in spool.due(0.3)] == [(6, 6)]
 
 
-def test_an_acknowledgement_of_more_than_is_held_is_harmless(spool: Spool) -> None:
+def test_an_acknowledgement_of_numbers_never_heard_of_has_the_next_ones_above_them(spool: Spool) -> None:
+    """The server has them from this spool: its file has lost its end, and what it holds has numbers of others."""
     windows(spool, 2)
-    spool.acknowledged(spool.id, 10**9, 0.0)
-    spool.acknowledged(spool.id, 0, 0.0)
+    assert seqs(spool.due(0.0)) == [1, 2]
+    spool.acknowledged(spool.id, 60, 0.0)
     windows(spool, 1)
-    assert seqs(spool.due(0.0)) == [3]
+    assert seqs(spool.due(0.0)) == [61, 62, 63]
+    spool.acknowledged(spool.id, 0, 0.0)
+    spool.acknowledged(spool.id, 63, 0.1)
+    windows(spool, 1)
+    assert seqs(spool.due(0.2)) == [64]
 
 
 def test_no_more_are_sent_in_a_second_than_allowed(tmp_path: Path) -> None:

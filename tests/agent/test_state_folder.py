@@ -96,7 +96,8 @@ def test_nothing_unverified_is_recovered(committed: Committed, how: str) -> None
         (committed.folder / "current").unlink()
     state = committed.open()
     entry = state.journal.entry
-    assert (entry.state, entry.active, entry.desired) == (State.IDLE, None, None)
+    assert (entry.state, entry.active, entry.desired) == (State.NO_MODEL, None, None)
+    assert str(entry.reason).startswith("the journal could not be read")
     assert next(kind for kind, _ in state.said) == "damage"
     assert all(len(text.splitlines()) == 1 for _, text in state.said)
 

@@ -7,11 +7,13 @@ import json
 import select
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.worker_lab import Lab
+from edgefleet_agent.serve.burst import Burst
 from edgefleet_agent.serve.server import Server
 from edgefleet_agent.settings import ServeSettings
 
@@ -48,11 +50,15 @@ def test_an_application_sees_no_failure_while_variants_change_places(
     lab = Lab(tmp_path, monkeypatch, [3.0, 5.0]).started()
     server = Server(ServeSettings(enabled=True, port=0), lab.inference, lab.note)
 
+    def served() -> dict[int, Callable[[], None]]:
+        return dict.fromkeys(lab.inference.answers(), lab.inference.listen) | server.descriptors()
+
+    burst = Burst(served, lab.inference.descriptors, lambda: server.has_clients, lambda: lab.inference.busy, None)
+
     def turn() -> None:
-        readers = server.descriptors()
-        select.select([*readers, *lab.inference.descriptors()], [], [], 0.02)
-        for reader in readers.values():
-            reader()
+        """As the agent's loop has it."""
+        select.select([*server.descriptors(), *lab.inference.descriptors()], [], [], 0.02)
+        burst.serve()
         lab.inference.tick(lab.active, lab.clock())
         server.tick(lab.clock())
 

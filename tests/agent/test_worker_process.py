@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agent.fake_runtime.ai_edge_litert.interpreter import EAT, HANG, REFUSE, SEGFAULT, SLEEP
-from agent.worker_lab import Lab, benchmark, kept, next_message, request, variant_files, variant_spec
+from agent.worker_lab import PATIENCE_S, Lab, benchmark, kept, next_message, request, variant_files, variant_spec
 from edgefleet_agent import slot_options, supervise
 from edgefleet_agent.inference_types import FailureKind, InferFailure, InferRequest, InferResult, RawTensor
 from edgefleet_agent.self_test import SelfTest, SelfTestError
@@ -202,7 +202,7 @@ def test_a_worker_that_says_what_is_no_message_is_ended(start: Start, line: byte
 def client(lab: Lab, per_s: float, until: Callable[[], object]) -> int:
     """Ask `per_s` times a second; returns how many were sent so far, each of which was taken."""
     sent, due_s = len(lab.outcomes), time.monotonic()
-    end_s = due_s + 30.0
+    end_s = due_s + PATIENCE_S
     while not until() and time.monotonic() < end_s:
         if time.monotonic() >= due_s:
             assert lab.ask(1, 2)

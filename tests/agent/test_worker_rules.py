@@ -165,7 +165,7 @@ class Classifier:
 def samples(*pairs: tuple[int, int | None] | None) -> Iterator[Sample | None]:
     while True:
         for pair in pairs:
-            yield None if pair is None else ({"x": np.full((1, 1), pair[0], np.float32)}, pair[1])
+            yield None if pair is None else Sample({"x": np.full((1, 1), pair[0], np.float32)}, pair[1])
 
 
 TENSOR: dict[str, Any] = {"name": "x", "dtype": "float32", "shape": [1, 1], "permutation": None}
@@ -207,6 +207,14 @@ def test_windows_count_what_happened(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_labels_there_is_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = serve(monkeypatch, Agent(monkeypatch, 1.0, BEGIN), lambda: samples((1, None)))
     assert agent.windows()[0]["accuracy"] is None
+
+
+def test_what_a_source_made_of_a_picture_counts_as_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Sample({"x": np.ones((1, 1), np.float32)}, preprocess_s=0.02)
+    found = serve(monkeypatch, Agent(monkeypatch, 2.1, BEGIN), lambda: itertools.repeat(picture)).windows()[0]
+    quantiles = {part: Sketch.from_json(of).quantile(0.5) for part, of in found["latency"].items()}
+    wanted = {"preprocess": 0.02, "inference": 0.003, "end_to_end": 0.023}
+    assert quantiles == {part: pytest.approx(seconds, rel=0.011) for part, seconds in wanted.items()}
 
 
 def test_errors_alone_make_no_latency(monkeypatch: pytest.MonkeyPatch) -> None:

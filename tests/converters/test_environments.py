@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import subprocess
+import sysconfig
 import threading
 import zipfile
 from pathlib import Path
@@ -49,14 +50,21 @@ def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment
     return Environment("tool", pins, ANY_PYTHON)
 
 
-@pytest.fixture(name="bare")
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Environments without pip and packages: quick to make, and enough where only their place matters."""
+@pytest.fixture(name="borrowed_pip")
+def _borrowed_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environments that see what is installed here, pip too: to unpack one of their own takes 5 s."""
 
     def make_empty(builder: str, folder: Path, _doing: str) -> None:
         subprocess.run([builder, "-m", "venv", "--without-pip", folder], check=True)
+        (packages,) = folder.glob("lib/python*/site-packages")
+        (packages / "ours.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
 
     monkeypatch.setattr(environments, "_make_empty", make_empty)
+
+
+@pytest.fixture(name="bare")
+def _bare(borrowed_pip: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - for what it sets
+    """Environments without their packages: quick to make, and enough where only their place matters."""
     monkeypatch.setattr(environments, "_install", lambda *_arguments: None)
 
 
@@ -125,6 +133,7 @@ def test_the_second_process_waits_and_takes_what_the_first_has_made(environment:
     assert found == [python]
 
 
+@pytest.mark.usefixtures("borrowed_pip")
 def test_pip_that_fails_leaves_nothing(environment: Environment) -> None:
     environment.pins.write_text("/nowhere/gone-1.0-py3-none-any.whl\n", encoding="utf-8")
     with pytest.raises(TransportError, match=r"pip failed \(.*gone-1\.0.*\); check the network") as refused:

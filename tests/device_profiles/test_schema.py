@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgefleet_device_profiles.profile import (
     Accelerator,
     AllowedRuntime,
+    BoardFit,
     BoardMatch,
     Budget,
     Cpu,
@@ -56,6 +57,7 @@ def powers(draw: st.DrawFn) -> PowerModel:
         max_w=idle + draw(st.floats(0.001, 100)),
         scope=draw(st.sampled_from(["board_input", "package"])),
         sensors=draw(of(Sensor)),
+        board_fit=draw(some(st.builds(BoardFit, slope=st.floats(1, 3), offset_w=st.floats(0, 5)))),
     )
 
 
@@ -121,14 +123,14 @@ def profiles(draw: st.DrawFn) -> Profile:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(profiles())
 def test_a_profile_comes_back_unchanged(profile: Profile) -> None:
     assert Profile.model_validate_json(profile.model_dump_json()) == profile
     assert Profile.model_validate(profile.model_dump(mode="json")) == profile
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(profiles(), st.data())
 def test_a_field_that_is_not_known_is_refused(profile: Profile, data: st.DataObject) -> None:
     table = profile.model_dump(mode="json")

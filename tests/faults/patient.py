@@ -107,6 +107,10 @@ class Patient:
         row = self.lab.device(self.name)
         return str(row.state) if row.generation == generation else ""
 
+    def has_said(self, kind: str) -> bool:
+        """Whether an event of a kind has come from it."""
+        return kind in [said for said, _ in self.lab.store.events(self.name)]
+
     def outcome(self, generation: int) -> str:
         """Wait for the outcome of a generation."""
         self.lab.wait(

@@ -5,8 +5,10 @@ The step's own call never happens; the next start finds what lies on the disk th
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,31 +16,60 @@ from pathlib import Path
 import pytest
 
 from edgefleet.package.layout import Package
+from edgefleet.protocol.messages import State
+from edgefleet_agent import lifecycle
+from edgefleet_agent.lifecycle import Trigger
 from faults.matrix import sampled
 from faults.patient import Patient, meddled
 
 STAGED = "staging/{digest}"
 SLOT = "slots/{digest}"
+
+
+def way(*triggers: Trigger) -> list[State]:
+    """The states of an installation after `idle`: each is journalled when it is entered."""
+    states = [State.IDLE]
+    for trigger in triggers:
+        states.append(lifecycle.after(states[-1], trigger))
+    return states[1:]
+
+
+_TO_PROBATION = (
+    Trigger.ACCEPTED, *(Trigger.DONE,) * 4, Trigger.NOTHING_TO_COMPARE, Trigger.DONE,
+)  # fmt: skip
+# Before them the journal itself, and in each start the number of its connection.
+WRITES = 2 + len(way(*_TO_PROBATION, Trigger.DEADLINE))
+WRITES_BACK = 1 + len(way(*_TO_PROBATION, Trigger.DEGRADED, Trigger.DONE))
 # (call, file below the state folder, how often somebody comes by it). A rename is known by what is renamed; the trust
 # process's own temporary files have names by chance, and are left out.
 STEPS: tuple[tuple[str, str, int], ...] = (
-    ("fsync", ".journal.json.tmp", 8),
-    # The second of each two is the old journal, on its way to become the room for the next.
-    ("rename", ".journal.json.tmp", 13),
-    ("fsync", ".", 8),
+    ("fsync", ".journal.json.tmp", WRITES),
+    ("rename", ".journal.json.tmp", WRITES),
+    # On its way to become the room for the next.
+    ("rename", ".journal.json.old", WRITES),
+    # Of each journal, of the link and of the history.
+    ("fsync", ".", WRITES + 2),
     ("fsync", ".history.json.tmp", 1),
     ("rename", ".history.json.tmp", 1),
+    ("fdatasync", ".", 1),
+    ("fdatasync", "spool.sqlite", 1),
+    ("fdatasync", "spool.sqlite-journal", 2),
     ("fdatasync", "spool.sqlite-wal", 8),
     ("unlink", "trust/metadata/root.json", 1),
     ("fsync", "trust/.clock-floor.tmp", 1),
     ("rename", "trust/.clock-floor.tmp", 1),
     ("fsync", "trust", 1),
     ("fallocate", f"{STAGED}/model.onnx.part", 1),
+    ("fallocate", f"{STAGED}/variant.json.part", 1),
     ("fallocate", f"{STAGED}/golden.npz.part", 1),
     ("pwrite64", f"{STAGED}/model.onnx.part", 5),
+    ("pwrite64", f"{STAGED}/variant.json.part", 1),
+    ("pwrite64", f"{STAGED}/golden.npz.part", 1),
     ("fsync", f"{STAGED}/model.onnx.part", 1),
+    ("fsync", f"{STAGED}/variant.json.part", 1),
     ("fsync", f"{STAGED}/golden.npz.part", 1),
     ("rename", f"{STAGED}/model.onnx.part", 1),
+    ("rename", f"{STAGED}/variant.json.part", 1),
     ("rename", f"{STAGED}/golden.npz.part", 1),
     ("fsync", f"{STAGED}/.blocks.sha256.tmp", 1),
     ("rename", f"{STAGED}/.blocks.sha256.tmp", 1),
@@ -72,12 +103,27 @@ class Cut:
         return meddled(path, self.call, f"signal=KILL:when={self.number}")
 
 
+TRACED = ("fsync", "fdatasync", "rename", "fallocate", "pwrite64", "unlink")
+NOT_CUT = {
+    # It means nothing after a restart.
+    ("rename", ".status.json.tmp"),
+    # What SQLite writes before the fdatasync that makes it count.
+    *(("pwrite64", f"spool.sqlite{suffix}") for suffix in ("", "-journal", "-shm", "-wal")),
+}
+"""Of the calls on the state folder but unlink."""
+TIME_ADDS = {
+    ("fsync", ".journal.json.tmp"), ("rename", ".journal.json.tmp"), ("rename", ".journal.json.old"), ("fsync", "."),
+    ("fdatasync", "spool.sqlite-wal"), ("fdatasync", "."),
+}  # fmt: skip
+"""A slow machine journals the time that passed, and closes more windows."""
 CUTS = [Cut(call, file, number + 1) for call, file, times in STEPS for number in range(times)]
 BEFORE = "slots/{before}"
 """Of the variant that is gone back to."""
 WAY_BACK: tuple[tuple[str, str, int], ...] = (
-    ("fsync", ".journal.json.tmp", 6),
-    ("rename", ".journal.json.tmp", 12),
+    ("fsync", ".journal.json.tmp", WRITES_BACK),
+    ("rename", ".journal.json.tmp", WRITES_BACK),
+    ("rename", ".journal.json.old", WRITES_BACK),
+    ("fsync", ".", WRITES_BACK + 3),
     ("fsync", f"{SLOT}/..installed.json.tmp", 1),
     ("rename", ".current.new", 2),
     ("fsync", ".history.json.tmp", 1),
@@ -115,6 +161,34 @@ def test_a_power_cut_at(cut: Cut, package: Package, patient: Patient) -> None:
         generation = patient.deploy(package)
     assert patient.outcome(generation) == "committed"
     patient.assert_committed(package)
+
+
+@pytest.mark.full
+def test_the_steps_are_those_of_a_traced_installation(package: Package, patient: Patient, tmp_path: Path) -> None:
+    """None is missing, and none is gone by less often than it is cut."""
+    log = tmp_path / "calls"
+    patient.prepare()
+    patient.start("strace", "-D", "-I1", "-f", "-qq", "-y", "-s0", "-o", str(log), "-e", f"trace={','.join(TRACED)}")
+    assert patient.outcome(patient.deploy(package)) == "committed"
+    traced = calls_in(log, patient.state)
+    steps = {(call, file.format(digest=slot_of(package))): times for call, file, times in STEPS}
+    assert {step for step in set(traced) - set(steps) if step[0] != "unlink"} == NOT_CUT
+    assert {step: traced[step] for step, times in steps.items() if traced[step] < times} == {}
+    assert {step for step, times in steps.items() if traced[step] > times and step[0] != "unlink"} <= TIME_ADDS
+
+
+def calls_in(log: Path, state: Path) -> Counter[tuple[str, str]]:
+    """(call, file) → how often a thread made it, of the one that did so most: strace counts for each thread."""
+    threads: Counter[tuple[str, str, str]] = Counter()
+    line = re.compile(r'(\d+) +(\w+)\((?:\d+<|")([^>"]*)')
+    for thread, call, path in line.findall(log.read_text()):
+        # The trust process's own temporary files have names by chance.
+        if (path == str(state) or path.startswith(f"{state}/")) and "/trust/metadata/tmp" not in path:
+            threads[thread, call, str(Path(path).relative_to(state))] += 1
+    found: Counter[tuple[str, str]] = Counter()
+    for (_, call, file), times in threads.items():
+        found[call, file] = max(found[call, file], times)
+    return found
 
 
 def slot_of(package: Package) -> str:

@@ -5,6 +5,7 @@ Each fleet here limits the rate, so that there is a middle to hit. Nothing is as
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ import pytest
 import fake_clock
 from edgefleet import identity
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing, Tls
-from edgefleet.package.digest import block_count
+from edgefleet.package.digest import BLOCK_BYTES, block_count
 from edgefleet.package.layout import Package
 from edgefleet.package.manifest import Layer
 from edgefleet.protocol import topics
@@ -244,3 +245,41 @@ def test_the_clock_jumps_back_a_year(
     # Each line of the log begins with the date as the agent knows it.
     said = agent.log_file.read_text().splitlines()[-1]
     assert said.startswith(time.strftime("%Y-%m-%d", time.localtime(time.time() - YEAR_S)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("jump_s", [YEAR_S, -YEAR_S], ids=["forward", "back"])
+def test_the_clock_jumps_on_probation(
+    jump_s: int, first: Package, package: Package, patient: Patient, tmp_path: Path
+) -> None:
+    """Its limit is an hour of running time: it is neither over at once nor drawn out, but judged by what was seen."""
+    prefix, clock = fake_clock.following(tmp_path)
+    patient.start(*prefix)
+    assert patient.outcome(patient.deploy(first)) == "committed"
+    patient.stop()
+    patient.probation_s = 3600.0
+    patient.start(*prefix)
+    generation = patient.deploy(package)
+    patient.lab.wait(lambda: patient.state_of(generation) == "probation", "the probation")
+    clock.write_text(str(jump_s))
+    assert patient.outcome(generation) == "committed"
+    patient.assert_committed(package)
+    spent_s = json.loads((patient.state / "journal.json").read_text())["probation_s"]
+    assert 0 <= spent_s < patient.probation_s / 10
+
+
+@pytest.mark.full
+def test_a_committed_slot_that_is_damaged_between_two_starts(package: Package, patient: Patient) -> None:
+    """Nobody deploys anything: the agent pulls it again by itself, the damaged block of it alone."""
+    patient.start()
+    generation = patient.deploy(package)
+    assert patient.outcome(generation) == "committed"
+    patient.stop()
+    model = next(patient.state.glob("slots/*/model.onnx"))
+    model.write_bytes(b"?" + model.read_bytes()[1:])
+    sent = patient.lab.settled_sent_bytes(patient.name)
+    patient.start()
+    patient.lab.wait(lambda: patient.has_said("restored"), "the variant to be pulled again")
+    assert patient.state_of(generation) == "committed"
+    patient.assert_committed(package)
+    assert 0 < patient.lab.settled_sent_bytes(patient.name) - sent <= 2 * BLOCK_BYTES

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,19 +71,8 @@ def test_a_first_install_that_fails_leaves_no_model(lab: Lab, tmp_path: Path) ->
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, need: Callable[[bool, str], None]) -> Iterator[Path]:
-    """A folder on a file system of its own with 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = (
-        os.geteuid() == 0
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MIB}m", "tmpfs", str(folder)], check=False, capture_output=True
-        ).returncode
-    )
-    need(mounted, "the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def small_disk(tmp_path: Path, mount_disk: Callable[[Path, int], Path]) -> Path:
+    return mount_disk(tmp_path / "disk", TMPFS_MIB)
 
 
 def test_too_small_a_disk_is_said_before_the_first_byte(lab: Lab, small_disk: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A Debian userland for 64-bit ARM on this machine, under user-mode emulation, with the agent installed in it.
+"""Debian userlands for ARM on this machine, under user-mode emulation, with the agent installed in them.
 
 What runs in it has its own mounts and its own /proc, whose processor is a Raspberry Pi's; network and files are this
 machine's. Needs root, qemu-user-static, binfmt-support and mmdebstrap; nothing here asserts.
@@ -17,13 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-SUITE = "bookworm"
-PYTHON = "3.11"
-PACKAGES = "python3,libgomp1,libstdc++6,dash,libc-bin,coreutils,bash"
-EXTRAS = "agent,litert,onnx"
-GLIBC_MINORS = (36, 35, 34, 31, 28, 27, 17)
+PACKAGES = ("python3", "libgomp1", "libstdc++6", "dash", "libc-bin", "coreutils", "bash")
 SITE = "opt/site"
-TOOLS = ("qemu-aarch64-static", "update-binfmts", "mmdebstrap")
+# What Debian's own scripts would choose as alternatives, which nothing runs here.
+ALGEBRA = ("blas", "lapack")
 # QEMU waits for nobody, and a runtime that hangs under it must not hold the tests.
 TIMEOUT_S = 150.0
 
@@ -38,6 +35,8 @@ class Board:
     part: str
     """MIDR part number (Arm's technical reference manuals)."""
     features: str
+    level: int = 8
+    """Of the Arm architecture."""
     cores: int = 4
 
 
@@ -46,6 +45,60 @@ PI_5 = Board(
     "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
 )  # fmt: skip
 PI_4 = Board("Raspberry Pi 4 Model B Rev 1.4", "cortex-a72", "0xd08", "fp asimd evtstrm crc32 cpuid")
+PI_2 = Board(
+    "Raspberry Pi 2 Model B Rev 1.1", "cortex-a7", "0xc07",
+    "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm", level=7,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Userland:
+    """A release of Debian for one architecture, and how the agent gets into it."""
+
+    suite: str
+    architecture: str
+    """Debian's name."""
+    machine: str
+    """As wheels name it."""
+    emulator: str
+    """As QEMU does."""
+    python: str
+    glibc_minor: int
+    boards: dict[str, Board]
+    """Profile → board."""
+    extras: str = "agent,litert,onnx"
+    more_packages: tuple[str, ...] = ()
+    closure: Path | None = None
+    """Pins of all that is installed beside the distribution's own Python packages; None: pip resolves."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.suite}-{self.architecture}"
+
+    @property
+    def constraints(self) -> Path:
+        """Pins of what is installed."""
+        return self.closure or REPOSITORY / "constraints.txt"
+
+    @property
+    def packages(self) -> str:
+        """What is unpacked, as mmdebstrap wants it."""
+        return ",".join((*PACKAGES, *self.more_packages))
+
+
+BOOKWORM_ARM64 = Userland(
+    "bookworm", "arm64", "aarch64", "aarch64", "3.11", 36, {"raspberry-pi-5": PI_5, "raspberry-pi-4b": PI_4}
+)
+TRIXIE_ARM64 = Userland("trixie", "arm64", "aarch64", "aarch64", "3.13", 41, {"raspberry-pi-5": PI_5})
+# No index has wheels of numpy and cffi for it: they are Debian's.
+BOOKWORM_ARMHF = Userland(
+    "bookworm", "armhf", "armv7l", "arm", "3.11", 36, {"raspberry-pi-os-32": PI_2}, "agent,tflite",
+    ("python3-numpy", "python3-cffi"), REPOSITORY / "constraints" / "armv7.txt",
+)  # fmt: skip
+USERLANDS = (BOOKWORM_ARM64, BOOKWORM_ARMHF, TRIXIE_ARM64)
+EMULATORS = tuple(sorted({each.emulator for each in USERLANDS}))
+TOOLS = (*(f"qemu-{each}-static" for each in EMULATORS), "update-binfmts", "mmdebstrap")
 
 
 def missing() -> str | None:
@@ -56,30 +109,35 @@ def missing() -> str | None:
     if absent:
         return f"{', '.join(absent)}: not installed"
     _enable()
-    return None if Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists() else "the kernel has no binfmt_misc"
+    registered = all(Path(f"/proc/sys/fs/binfmt_misc/qemu-{each}").exists() for each in EMULATORS)
+    return None if registered else "the kernel has no binfmt_misc"
 
 
 def _enable() -> None:
     """Have the kernel start ARM programs through QEMU."""
     if not Path("/proc/sys/fs/binfmt_misc/register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", "/proc/sys/fs/binfmt_misc"], check=False)
-    subprocess.run(["update-binfmts", "--enable", "qemu-aarch64"], check=False, capture_output=True)
+    for each in EMULATORS:
+        subprocess.run(["update-binfmts", "--enable", f"qemu-{each}"], check=False, capture_output=True)
 
 
-def build(folder: Path) -> Path:
+def build(userland: Userland, folder: Path) -> Path:
     """Make the userland in `folder` (or take the one that is there) and install the agent's wheel; returns its root."""
     root, stamp = folder / "root", folder / "made"
-    wanted = hashlib.sha256(f"{SUITE} {PACKAGES}".encode()).hexdigest()
+    wanted = hashlib.sha256(f"{userland.suite} {userland.architecture} {userland.packages}".encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         _run([
-            "mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract",
-            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", f"--include={PACKAGES}", SUITE, str(root), *_mirror(),
+            "mmdebstrap", "--quiet", f"--arch={userland.architecture}", "--variant=extract",
+            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", f"--include={userland.packages}",
+            userland.suite, str(root), *_mirror(),
         ])  # fmt: skip
+        libraries = [f"/{path.relative_to(root)}\n" for path in root.glob("usr/lib/*/*") if path.name in ALGEBRA]
+        (root / "etc" / "ld.so.conf.d" / "alternatives.conf").write_text("".join(libraries))
         _run(["chroot", str(root), "/sbin/ldconfig"])
         stamp.write_text(wanted)
-    _install(folder, root)
+    _install(userland, folder, root)
     return root
 
 
@@ -94,27 +152,33 @@ def _mirror() -> list[str]:
     return []
 
 
-def _install(folder: Path, root: Path) -> None:
+def _install(userland: Userland, folder: Path, root: Path) -> None:
     """The wheel of this tree with its extras, as pip on the board would choose them."""
     wheels = folder / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     _run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(REPOSITORY)])
     (wheel,) = wheels.glob("edgefleet-*.whl")
-    site, constraints = root / SITE, REPOSITORY / "constraints.txt"
-    wanted = hashlib.sha256(constraints.read_bytes() + EXTRAS.encode()).hexdigest()
+    site, pins = root / SITE, userland.constraints
+    wanted = hashlib.sha256(pins.read_bytes() + userland.extras.encode()).hexdigest()
     stamp = folder / "installed"
-    targets = [*(f"manylinux_2_{minor}_aarch64" for minor in GLIBC_MINORS), "manylinux2014_aarch64"]
-    platform = [f"--platform={target}" for target in targets]
-    options = [
-        "--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}", *platform, f"--target={site}",
-    ]  # fmt: skip
+    install = [*pip, "install", *_target(userland), f"--target={site}"]
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(site, ignore_errors=True)
-        _run([*pip, "install", *options, f"--constraint={constraints}", f"{wheel}[{EXTRAS}]"])
+        if userland.closure is None:
+            _run([*install, f"--constraint={pins}", f"{wheel}[{userland.extras}]"])
+        else:
+            _run([*install, "--no-deps", f"--requirement={pins}", str(wheel)])
         stamp.write_text(wanted)
     else:
-        _run([*pip, "install", *options, "--no-deps", "--upgrade", str(wheel)])
+        _run([*install, "--no-deps", "--upgrade", str(wheel)])
+
+
+def _target(userland: Userland) -> list[str]:
+    """Options of pip for the wheels of another machine: those whose glibc is no newer than the userland's."""
+    glibcs = [f"manylinux_2_{minor}_{userland.machine}" for minor in range(userland.glibc_minor, 16, -1)]
+    platforms = [f"--platform={each}" for each in (*glibcs, f"manylinux2014_{userland.machine}")]
+    return ["--only-binary=:all:", "--implementation=cp", f"--python-version={userland.python}", *platforms]
 
 
 def command(root: Path, board: Board, folder: Path, arguments: Sequence[str]) -> list[str]:
@@ -145,10 +209,11 @@ def run(root: Path, board: Board, folder: Path, *arguments: str) -> str:
 
 
 def _cpuinfo(board: Board) -> str:
-    """What the kernel of a 64-bit Raspberry Pi says (arch/arm64/kernel/cpuinfo.c)."""
+    """What the kernel of a Raspberry Pi says (arch/arm64/kernel/cpuinfo.c, arch/arm/kernel/setup.c)."""
+    named = "" if board.level > 7 else f"model name\t: ARMv{board.level} Processor rev 1 (v{board.level}l)\n"
     cores = [
-        f"processor\t: {core}\nBogoMIPS\t: 108.00\nFeatures\t: {board.features}\nCPU implementer\t: 0x41\n"
-        f"CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {board.part}\nCPU revision\t: 1\n"
+        f"processor\t: {core}\n{named}BogoMIPS\t: 108.00\nFeatures\t: {board.features}\nCPU implementer\t: 0x41\n"
+        f"CPU architecture: {board.level}\nCPU variant\t: 0x1\nCPU part\t: {board.part}\nCPU revision\t: 1\n"
         for core in range(board.cores)
     ]
     return "\n".join([*cores, f"Model\t\t: {board.model}\n"])

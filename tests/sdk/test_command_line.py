@@ -29,7 +29,7 @@ print("LOADED", *sorted(name for name in sys.modules if name.startswith(ours)))
 def test_help_loads_no_subcommand() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE, "--help"], capture_output=True, text=True, check=True)
     text, _, loaded = done.stdout.partition("LOADED ")
-    assert loaded.split() == ["edgefleet", "edgefleet.cli", "edgefleet.errors"]
+    assert loaded.split() == ["edgefleet", "edgefleet.cli", "edgefleet.errors", "edgefleet.log_lines"]
     for name, (_, line, _) in cli.SUBCOMMANDS.items():
         assert name in text
         assert line in text

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from edgefleet.confidence import binomial_tail, interval, sections, share_tail, student_quantile, student_tail
+from edgefleet.confidence import binomial_tail, interval, sections, share_tail, student_quantile, student_tail, trimmed
 
 # Abramowitz and Stegun, table 26.10.
 TABLE = [
@@ -71,3 +71,18 @@ def test_sections_are_neighbours_and_as_many_as_there_can_be() -> None:
     assert sections(items, 16, bool) == [[item] for item in items]
     assert len(sections(items, 16, lambda part: len(part) >= 3)) == 3
     assert sections(items, 4, lambda part: len(part) > 10) == sections([], 4, bool) == []
+
+
+def test_a_trimmed_mean_is_not_moved_by_a_few_and_its_interval_holds_the_truth() -> None:
+    assert trimmed([1.0, 2.0, 3.0, 4.0, 1e9], 0.025)[1] == 3.0
+    assert trimmed([2.0, 4.0], 0.025)[1] == 3.0
+    assert trimmed([5.0], 0.025) == (-math.inf, 5.0, math.inf)
+    # Without anything to cut it is the plain interval.
+    assert trimmed([1.0, 2.0, 4.0], 0.05)[::2] == pytest.approx(interval([1.0, 2.0, 4.0], 0.05))
+    random_ = random.Random(1)
+    missed = 0
+    for _ in range(1000):
+        low, middle, high = trimmed([random_.gauss(0, 1) * random_.choice((1, 1, 1, 10)) for _ in range(20)], 0.025)
+        assert low < middle < high
+        missed += not low <= 0 <= high
+    assert missed <= 65

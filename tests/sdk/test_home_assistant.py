@@ -16,54 +16,19 @@ import pytest
 from edgefleet.errors import InputError
 from edgefleet.mqtt import BrokerAddress, Connection, Identity, Outgoing
 from edgefleet.protocol.measurements import Thermal
-from edgefleet.protocol.messages import State
 from edgefleet.server import cli, home_assistant, home_link
 from edgefleet.server.home_assistant import Seen
 from edgefleet.server.home_link import HomeLink, HomeSettings, read_login
 from edgefleet.server.service import Server, ServerSettings
-from edgefleet.server.store import DeviceRow, DeviceTelemetry, Store
+from edgefleet.server.store import DeviceTelemetry, Store
 from edgefleet.spans import merge
 from edgefleet_demo.processes import ProcessGroup, free_port
 from sdk import wire_examples
 from sdk.fleet_made import found
+from sdk.home_assistant_cases import CASES, DEVICE, FLEET, ROW, SEEN, SPAN, changed, sent
 from sdk.home_assistant_schema import OBJECT_ID, Discovery, UpdateState, value
 
-FLEET, DEVICE = "home", "pi-kitchen"
 PATIENCE_S = 20.0
-ROW = DeviceRow(
-    device=DEVICE, enrolment_id="e1", online=True, seen_at=1.0, profile="raspberry-pi-5", simulated=False,
-    simulated_reason=None, state=State.COMMITTED, reason=None, generation=7, digest="sha256:" + "2" * 64,
-    index_digest="sha256:" + "1" * 64, variant="litert-int8", runtime="litert", precision="int8", verified_bytes=10,
-    total_bytes=10, pulled_bytes=10, bad_blocks=0, sent_bytes=10,
-)  # fmt: skip
-SPAN = merge([wire_examples.telemetry(seq).window for seq in range(1, 3)])
-TELEMETRY = DeviceTelemetry(2, SPAN.count, SPAN.errors, 0, 0, SPAN)
-SEEN = Seen(ROW, TELEMETRY, ("digits", "1.0"), ("digits", "1.1"))
-
-
-def changed(seen: Seen = SEEN, **changes: object) -> Seen:
-    fields = {name: getattr(seen.row, name) for name in DeviceRow.__slots__}
-    return Seen(DeviceRow(**{**fields, **changes}), seen.telemetry, seen.installed, seen.wanted)
-
-
-CASES = {
-    "all is well": SEEN,
-    "it never ran anything": Seen(
-        changed(digest=None, index_digest=None, variant=None, state=None, profile=None).row, None, None, None
-    ),
-    "offline": changed(online=False),
-    "simulated": changed(simulated=True, simulated_reason="the board says nothing"),
-    "no model, and a page of reasons": changed(state=State.NO_MODEL, reason="it does not\x1b[31m verify " * 50),
-    "in the middle of an update": changed(state=State.DOWNLOADING, verified_bytes=30, total_bytes=90),
-    "before the first byte": changed(state=State.RESOLVING, verified_bytes=None, total_bytes=None),
-    "a package of somebody else": Seen(ROW, TELEMETRY, None, ("digits", "1.1")),
-    "another package than it shall run": Seen(ROW, TELEMETRY, ("faces", "3.0"), ("digits", "1.1")),
-    "nothing wanted": Seen(ROW, TELEMETRY, ("digits", "1.0"), None),
-}
-
-
-def sent(seen: Seen) -> dict[str, bytes]:
-    return {message.topic: message.payload for message in home_assistant.messages(FLEET, seen)}
 
 
 @pytest.mark.parametrize("seen", CASES.values(), ids=CASES)
@@ -85,6 +50,7 @@ def test_every_template_makes_a_state_of_what_is_sent(seen: Seen) -> None:
     discovery = Discovery.model_validate_json(payloads[home_assistant.discovery_topic(FLEET, DEVICE)])
     assert discovery.availability_mode == "all"
     for key, component in discovery.components.items():
+        assert component.qos == 1
         payload = payloads[component.state_topic]
         if component.platform == "update":
             continue
@@ -143,26 +109,21 @@ def test_a_device_that_is_gone_is_unavailable_but_its_connection_is_known() -> N
     assert discovery.components["power"].availability == []
 
 
+NO_UPDATE = {"release_summary": "", "in_progress": False, "update_percentage": None}
+UPDATE = {"title": "digits", "installed_version": "1.0", "latest_version": "1.1"}
+
+
 @pytest.mark.parametrize(
     ("case", "expected"),
     [
-        ("all is well", {"title": "digits", "installed_version": "1.0", "latest_version": "1.1", "in_progress": False}),
-        ("nothing wanted", {
-            "title": "digits", "installed_version": "1.0", "latest_version": "1.0", "in_progress": False,
-        }),
-        ("it never ran anything", {"in_progress": False}),
-        ("in the middle of an update", {
-            "title": "digits", "installed_version": "1.0", "latest_version": "1.1", "in_progress": True,
-            "update_percentage": 33,
-        }),
-        ("before the first byte", {
-            "title": "digits", "installed_version": "1.0", "latest_version": "1.1", "in_progress": True,
-        }),
-        ("another package than it shall run", {
-            "title": "digits", "installed_version": "none", "latest_version": "1.1", "in_progress": False,
-        }),
+        ("all is well", UPDATE | NO_UPDATE),
+        ("nothing wanted", UPDATE | NO_UPDATE | {"latest_version": "1.0"}),
+        ("it never ran anything", NO_UPDATE),
+        ("in the middle of an update", UPDATE | NO_UPDATE | {"in_progress": True, "update_percentage": 33}),
+        ("before the first byte", UPDATE | NO_UPDATE | {"in_progress": True}),
+        ("another package than it shall run", UPDATE | NO_UPDATE | {"installed_version": "none"}),
     ],
-)  # fmt: skip
+)
 def test_the_update_is_what_runs_against_what_shall(case: str, expected: dict[str, object]) -> None:
     assert home_assistant.update(CASES[case]) == expected
 

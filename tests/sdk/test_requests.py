@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import time
+import zlib
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +25,7 @@ from edgefleet.server.data_folder import prior_file, trust_files
 from edgefleet.server.hub import Hub
 from edgefleet.server.locate import Locator
 from edgefleet.server.packet_limit import PacketLimit
-from edgefleet.server.requests import MAX_METADATA_BYTES, RENEW_EVERY_S, Requests
+from edgefleet.server.requests import MAX_DEFLATED_BYTES, MAX_METADATA_BYTES, RENEW_EVERY_S, Requests
 from sdk.packages_made import content
 
 
@@ -124,6 +126,20 @@ def test_metadata_comes_in_parts_that_make_the_whole(served: Served, size: int) 
     assert [(reply.status, reply.part, reply.parts) for reply in replies] == [
         (Status.OK, number, count) for number in range(count)
     ]
+
+
+def test_metadata_comes_deflated_where_the_device_takes_it_and_it_is_smaller(served: Served) -> None:
+    for blob, smaller in (
+        (b"metadata " * 1000, True),
+        (random.Random(1).randbytes(1000), False),
+        (b"x" * MAX_DEFLATED_BYTES * 2, False),
+    ):
+        digest = served.blobs.add(blob)
+        assert b"".join(reply.body for reply in served.ask(digest)) == blob
+        asked = served.put(kind=RequestKind.METADATA, digest=digest, deflate=True)
+        body = b"".join(reply.body for reply in asked)
+        assert (zlib.decompress(body) if smaller else body) == blob
+        assert (len(body) < len(blob) / 10) is smaller
 
 
 def test_metadata_that_is_too_large_is_refused_unread(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

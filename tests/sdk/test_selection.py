@@ -120,10 +120,16 @@ def test_a_prerelease_of_a_runtime_counts() -> None:
 
 
 def test_the_refused_follow_the_ranked_and_none_is_lost() -> None:
-    foreign = replace(GOOD, architecture="amd64")
+    foreign = replace(GOOD, digest="sha256:" + "3" * 64, architecture="amd64")
     verdicts = shortlist(PROFILE, INSTALLED, [foreign, ORT_INT8, GOOD])
     assert [(v.candidate, v.rank) for v in verdicts] == [(GOOD, 0), (ORT_INT8, 1), (foreign, None)]
     assert shortlist(PROFILE, INSTALLED, []) == []
+
+
+def test_a_manifest_listed_for_two_platforms_is_not_refused_by_the_other_entry() -> None:
+    foreign = replace(GOOD, architecture="riscv64")
+    for offered in ([foreign, GOOD], [GOOD, foreign]):
+        assert [(v.candidate, v.rank) for v in shortlist(PROFILE, INSTALLED, offered)] == [(GOOD, 0)]
 
 
 def test_candidates_of_a_package(tmp_path: Any) -> None:

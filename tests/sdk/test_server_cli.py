@@ -11,8 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from edgefleet.cli import SUBCOMMANDS, LogLine, app
+from edgefleet.cli import SUBCOMMANDS, app
 from edgefleet.errors import EdgefleetError, InputError, TransportError, TrustError
+from edgefleet.log_lines import LogLine
 from edgefleet.package.bundle import trust_files as packed_trust
 from edgefleet.package.bundle import write_bundle
 from edgefleet.package.layout import Package

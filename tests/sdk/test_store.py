@@ -142,7 +142,10 @@ def test_a_span_from_the_store_is_the_span_of_the_windows_that_were_sent(store: 
     throttled = window.model_copy(update={"thermal": Thermal(throttled=True)})
     for seq, sent in enumerate([window, throttled], start=1):
         store.add_telemetry(PI, telemetry(seq, window=sent), 5000.0)
-    assert store.telemetry(PI, MANIFEST).span == spans.merge([throttled, window])
+    span, sent_span = store.telemetry(PI, MANIFEST).span, spans.merge([throttled, window])
+    assert span == sent_span
+    for name in ("preprocess", "inference", "end_to_end"):
+        assert getattr(span, name) == getattr(sent_span, name)
 
 
 def test_every_measurement_of_a_window_is_in_its_row(store: Store) -> None:

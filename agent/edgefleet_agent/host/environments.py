@@ -133,7 +133,9 @@ class Environments:
             self._must(doing, [sys.executable, "-m", "venv", *shared, str(target)], _VENV_REMEDY)
             python = str(target / "bin" / "python")
             pip = [python, "-m", "pip", "--no-input", "--disable-pip-version-check"]
-            self._must(doing, [*pip, "install", "--quiet", *requirement], "check the version and where it comes from")
+            # A device compiles nothing: of each package the newest that has a wheel for it.
+            install = [*pip, "install", "--quiet", "--only-binary=:all:", *requirement]
+            self._must(doing, install, "check the version and where it comes from")
             if not record.system_site_packages:
                 self._must(doing, [*pip, "check"], "name versions that fit each other")
             probed = self._probe(doing, python, settings_file)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ class SystemFolders:
     hidden: tuple[Path, ...] = (Path("/home"), Path("/root"), Path("/run"), Path("/tmp"))  # noqa: S108 - named, not used
     """What a service does not see (ProtectHome, PrivateTmp), or loses at the next boot."""
 
+    def hides(self, path: Path) -> bool:
+        """Whether a path lies in such a folder."""
+        return any(path.is_relative_to(folder) for folder in self.hidden)
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -51,6 +56,8 @@ class Setup:
     requirement: list[str]
     record: Made
     user: str = service.USER
+    python: Path = Path(sys.base_prefix)
+    """Where the Python lies that the environments are made with, and lean on from then on."""
 
 
 def install(
@@ -62,9 +69,11 @@ def install(
 ) -> Iterator[str]:
     """Do it, step by step; yields what is being done, before it is. Raises EdgefleetError."""
     system = system or SystemFolders()
-    place = _place(setup, environments, system)
+    place = _place(setup, environments)
+    _check_reachable(place, system)
     units = service.unit_files(place, service.present_groups())
     if environments.current() is None:
+        _check_python(setup.python, system)
         yield f"filling {environments.path(FIRST)} (this may take minutes)"
         environments.fill(FIRST, setup.requirement, setup.record, setup.settings_file)
         environments.switch(PREVIOUS_LINK, FIRST)
@@ -102,21 +111,34 @@ def written_by(settings: Settings) -> tuple[Path, ...]:
     return tuple(written)
 
 
-def _place(setup: Setup, environments: Environments, system: SystemFolders) -> Place:
-    """Where everything is; raises InputError where the service could not reach it."""
+def _place(setup: Setup, environments: Environments) -> Place:
+    """Where everything is; raises InputError without an identity."""
     identities.load(setup.settings.identity)
     settings = setup.settings
-    place = Place(
+    return Place(
         environments.folder, setup.settings_file, settings.state_folder, settings.identity, setup.user,
         written_by(settings),
     )  # fmt: skip
-    for path in (place.settings_file, place.state_folder, place.identity, *place.written):
-        if any(path.is_relative_to(folder) for folder in system.hidden):
+
+
+def _check_reachable(place: Place, system: SystemFolders) -> None:
+    """Raises InputError where the service could not reach what is its own."""
+    for path in (place.environments, place.settings_file, place.state_folder, place.identity, *place.written):
+        if system.hides(path):
             raise InputError(
                 f"installing the agent with {path}", "a service must not depend on that folder",
                 "move it to /etc/edgefleet or /var/lib/edgefleet, and name that in the settings",
             )  # fmt: skip
-    return place
+
+
+def _check_python(python: Path, system: SystemFolders) -> None:
+    """Raises InputError where the service could not start the Python that its environment would lean on."""
+    # Links and all: an environment's own Python is a link to the one that it was made with.
+    if system.hides(python.resolve()):
+        raise InputError(
+            f"installing the agent with the Python in {python}", "a service must not depend on that folder",
+            "install from an environment of the system's Python: /usr/bin/python3 -m venv",
+        )  # fmt: skip
 
 
 def _hand_over(setup: Setup, place: Place) -> None:

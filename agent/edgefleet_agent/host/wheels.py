@@ -6,6 +6,7 @@ It trusts what the machine's administrator names, as pip does; what is signed on
 from __future__ import annotations
 
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -21,8 +22,12 @@ from edgefleet_device_profiles.profile import Runtime
 MAX_BUNDLE_BYTES = 2 * 1024**3
 MAX_BUNDLE_WHEELS = 500
 _REMEDY = "give a folder of wheels, or a .tar, .tar.gz or .zip file of them (pip download, tar -cf)"
-# Runtime → the extra that installs it.
-RUNTIME_EXTRAS = {Runtime.LITERT: "litert", Runtime.ONNXRUNTIME: "onnx", Runtime.OPENVINO: "openvino"}
+# Runtime → the extra that installs it. There is no LiteRT for 32 bits, and 32-bit programs may run on a 64-bit kernel.
+RUNTIME_EXTRAS = {
+    Runtime.LITERT: "litert" if sys.maxsize > 2**32 else "tflite",
+    Runtime.ONNXRUNTIME: "onnx",
+    Runtime.OPENVINO: "openvino",
+}
 
 
 def extras_here() -> tuple[str, ...]:
@@ -30,7 +35,9 @@ def extras_here() -> tuple[str, ...]:
     found = tuple(RUNTIME_EXTRAS[runtime] for runtime in installed_runtimes() if runtime in RUNTIME_EXTRAS)
     if not found:
         raise InputError(
-            "choosing what to install", "this environment has no runtime", "name one: --extra litert, onnx or openvino"
+            "choosing what to install",
+            "this environment has no runtime",
+            f"name one: --extra {', '.join(RUNTIME_EXTRAS.values())}",
         )
     return found
 

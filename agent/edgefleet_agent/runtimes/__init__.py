@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from edgefleet.errors import MissingExtraError
@@ -45,10 +46,15 @@ class Model(Protocol):
         ...
 
 
-def open_model(runtime: str, path: Path, options: Options) -> Model:
-    """Open a model file; raises MissingExtraError, UnsupportedError, or what the runtime raises for a file."""
+def load(runtime: str) -> ModuleType:
+    """The module of a runtime; raises MissingExtraError."""
     module, extra = RUNTIMES[runtime]
     try:
-        return cast("Model", importlib.import_module(module).open_model(path, options))
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"opening {path.name}", str(error.name), extra) from error
+        raise MissingExtraError(f"loading {runtime}", str(error.name), extra) from error
+
+
+def open_model(runtime: str, path: Path, options: Options) -> Model:
+    """Open a model file; raises MissingExtraError, UnsupportedError, or what the runtime raises for a file."""
+    return cast("Model", load(runtime).open_model(path, options))

@@ -6,6 +6,7 @@ It asks what is loaded and never assumes it.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import math
 import time
 from collections.abc import Iterator
@@ -20,17 +21,32 @@ from edgefleet.errors import InputError, TransportError, short_line
 from edgefleet_agent.inference_types import FREE, RawTensor
 from edgefleet_agent.serve import array_files
 from edgefleet_agent.serve.datatypes import DATATYPES, unpacked
+from edgefleet_agent.settings import ServeSettings
 
 TIMEOUT_S = 60.0
 BY_NAME = {datatype.name: datatype for datatype in DATATYPES.values()}
 REMEDY = "is the agent running, with [serve] enabled = true?"
 
 
+def url_of(settings: ServeSettings) -> str:
+    """Where an agent with these settings is asked from its own machine; raises InputError where they do not tell."""
+    doing = "finding the agent's local API"
+    if not settings.enabled:
+        raise InputError(doing, "[serve] enabled is false in the settings", "set it to true, and restart the agent")
+    if settings.port == 0:
+        raise InputError(doing, "[serve] port is 0, any that is free", "give --url; the agent's log names the port")
+    host = ipaddress.ip_address(settings.host)
+    if host.is_unspecified:
+        host = ipaddress.ip_address("127.0.0.1" if host.version == 4 else "::1")
+    return f"http://{f'[{host}]' if host.version == 6 else host}:{settings.port}"
+
+
 def infer(url: str, inputs: Path) -> Iterator[dict[str, object]]:
     """Run a .npy or .npz file through the model at `url`; yields what each sample gave, fit for JSON.
 
     The arrays are the model's inputs by name; a model of one input takes the file's only array, or its `x`. With one
-    dimension more than the input has, an array is as many samples. Raises InputError, TransportError.
+    dimension more than the input has, or as [N, ...] where the input's first is 1, an array is as many samples.
+    Raises InputError, TransportError.
     """
     arrays = array_files.read(inputs)
     parts = urlsplit(url)
@@ -73,12 +89,23 @@ def _count(array: RawTensor, tensor: dict[str, Any], doing: str) -> int:
     if DATATYPES[array.dtype].name != tensor["datatype"]:
         found = f"{array.name!r} is {DATATYPES[array.dtype].name}, {tensor['name']!r} takes {tensor['datatype']}"
         raise InputError(doing, found, "convert it with numpy.astype")
-    if _fits(array.shape, tensor["shape"]):
-        return 1
-    if _fits(array.shape[1:], tensor["shape"]):
-        return array.shape[0]
+    if requests := _requests(array.shape, tensor["shape"]):
+        return requests[0]
     found = f"{array.name!r} has shape {list(array.shape)}, {tensor['name']!r} takes {tensor['shape']}"
     raise InputError(doing, found, "reshape it, with the samples as first dimension if there are several")
+
+
+def _requests(shape: tuple[int, ...], wanted: list[int]) -> tuple[int, tuple[int, ...]] | None:
+    """How many requests an array is, and the shape of each: a dimension for the batch may be there or not."""
+    if _fits(shape, wanted):
+        return 1, shape
+    if _fits(shape[1:], wanted):
+        return shape[0], shape[1:]
+    if wanted[:1] == [1] and _fits(shape[1:], wanted[1:]):
+        return shape[0], (1, *shape[1:])
+    if wanted[:1] in ([1], [FREE]) and _fits(shape, wanted[1:]):
+        return 1, (1, *shape)
+    return None
 
 
 def _fits(shape: tuple[int, ...], wanted: list[int]) -> bool:
@@ -88,7 +115,7 @@ def _fits(shape: tuple[int, ...], wanted: list[int]) -> bool:
 
 
 def _sample(array: RawTensor, tensor: dict[str, Any], index: int) -> RawTensor:
-    shape = array.shape if _fits(array.shape, tensor["shape"]) else array.shape[1:]
+    _, shape = _requests(array.shape, tensor["shape"]) or (0, ())
     size = math.prod(shape) * DATATYPES[array.dtype].size_bytes
     return RawTensor(tensor["name"], array.dtype, shape, array.data[index * size : (index + 1) * size])
 

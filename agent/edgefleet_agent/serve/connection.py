@@ -27,6 +27,7 @@ TRANSFER_S = 10.0
 SLOWEST_BYTES_PER_S = 64 * 1024
 ANSWER_S = 120.0
 LINGER_S = 2.0
+JOINED_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -83,9 +84,10 @@ class Connection:
             return
         if events & select.EPOLLIN:
             self._read()
-        if events & select.EPOLLOUT and self.phase is Phase.WRITING:
-            self._flush()
-        self._advance()
+        if events & select.EPOLLOUT:
+            if self.phase is Phase.WRITING:
+                self._flush()
+            self._advance()
 
     def on_deadline(self) -> None:
         """Whatever it waits for took too long."""
@@ -199,8 +201,8 @@ class Connection:
             self._owner.admit(head)
             self._raw_head, self._head = raw, head
         head = self._head
-        self._begin_body(head)
         self._closes = not head.keeps_open
+        self._begin_body(head)
         return True
 
     def _begin_body(self, head: Head) -> None:
@@ -254,10 +256,12 @@ class Connection:
             parts += answer.parts
         size = sum(map(len, parts))
         self._enter(Phase.WRITING, TRANSFER_S + size / SLOWEST_BYTES_PER_S)
-        self._waiting = [memoryview(part) for part in parts]
+        # One piece costs the kernel less than several, and a copy of it next to nothing.
+        self._waiting = [memoryview(part) for part in (parts if size > JOINED_BYTES else [b"".join(parts)])]
         self._flush()
-        # What a result's tensors lie in is used again as soon as this returns.
-        self._waiting = [memoryview(bytes(part)) for part in self._waiting]
+        if self._waiting:
+            # What a result's tensors lie in is used again as soon as this returns.
+            self._waiting = [memoryview(bytes(part)) for part in self._waiting]
         self._advance()
 
     def _flush(self) -> None:

@@ -32,9 +32,11 @@ def respond(result: InferResult | InferFailure, asked: Asked, model_name: str, v
         # The variant was switched between the question and the answer.
         raise RefusedError(HTTPStatus.NOT_FOUND, f"version {version} is not loaded any more, {result.digest} is")
     given = {tensor.name: tensor for tensor in result.tensors}
-    if not asked.binary.keys() <= given.keys():
-        raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "the model became another one meanwhile; ask again")
-    tensors = [given[name] for name in asked.binary]
+    try:
+        tensors = [given[name] for name in asked.binary]
+    except KeyError:
+        reason = "the model became another one meanwhile; ask again"
+        raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
     raw = [tensor.data for tensor in tensors if asked.binary[tensor.name]]
     if len(raw) == len(tensors):
         described = tuple([(tensor.name, tensor.dtype, tensor.shape, len(tensor.data)) for tensor in tensors])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import edgefleet
@@ -35,8 +36,8 @@ class Served:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+# A tuple, since one is made for each request: a frozen dataclass takes four times as long.
+class Asking(NamedTuple):
     """One request: its head and body, and the model and version that its path names."""
 
     served: Served

@@ -70,6 +70,11 @@ class Server:
         host, port = self._listener.getsockname()[:2]
         return host, port
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._connections)
+
     def descriptors(self) -> dict[int, Callable[[], None]]:
         """What to wait for, and what to call when it becomes readable."""
         return {self._epoll.fileno(): self.on_readable} if self._settings.enabled else {}
@@ -88,14 +93,16 @@ class Server:
 
     def on_readable(self) -> None:
         """Serve what is ready; never waits."""
-        ready = dict(self._epoll.poll(0))
-        listener = self._listener
-        for descriptor in ready.keys() & self._connections.keys():
+        listener, has_clients = self._listener, False
+        for descriptor, events in self._epoll.poll(0, MAX_CONNECTIONS + 1):
             # One of them may have closed another meanwhile.
-            if descriptor in self._connections:
-                self._connections[descriptor].on_events(ready[descriptor])
+            connection = self._connections.get(descriptor)
+            if connection is not None:
+                connection.on_events(events)
+            elif listener is not None and descriptor == listener.fileno():
+                has_clients = True
         # Last: a new client may get the descriptor of one that went just now, but not its events.
-        if listener is not None and listener.fileno() in ready:
+        if has_clients and listener is not None:
             self._accept(listener)
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class Results:
     """All sinks of one worker."""
 
     def __init__(self, sinks: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], digest: str) -> None:
-        """Sinks are opened when the first result comes."""
+        """Nothing is opened before the first turn."""
         self._places = [_Place(sink) for sink in sinks]
         self._labels: Sequence[str] = spec["labels"]
         self._digest = digest
@@ -73,10 +73,9 @@ class Results:
                 self._use(place, line)
 
     def turn(self) -> None:
-        """Keep open what is open."""
+        """Open what is not open, before there is something to lose; keep open what is."""
         for place in self._places:
-            if place.sink is not None:
-                self._use(place, None)
+            self._use(place, None)
 
     def close(self) -> None:
         """Give back what is open."""

@@ -5,7 +5,9 @@ A source never waits: where it has nothing now it says so, because requests are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -13,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
-Sample = tuple[dict[str, Array], int | None]
-"""Inputs in the source model's layout, and the label where it is known."""
 
 TABLE = {
     "camera": "edgefleet_agent.sources.camera",
@@ -23,6 +23,25 @@ TABLE = {
     "replay": "edgefleet_agent.sources.replay",
 }
 """Kind → module, whose `open_source` takes the section of the settings, as JSON has it, and the variant's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One input to infer on."""
+
+    inputs: dict[str, Array]
+    """In the source model's layout."""
+    label: int | None = None
+    """Where it is known."""
+    preprocess_s: float = 0.0
+    """From the picture or the message that came to `inputs`; nothing where they lay ready."""
+
+
+def made_of(convert: Callable[[], dict[str, Array]]) -> Sample:
+    """What `convert` makes of something that came, and how long that took; raises what it raises."""
+    began_s = time.perf_counter()
+    inputs = convert()
+    return Sample(inputs, preprocess_s=time.perf_counter() - began_s)
 
 
 def open_source(source: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[Sample | None]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefleet.errors import InputError, MissingExtraError
-from edgefleet_agent.sources import Sample
+from edgefleet_agent.sources import Sample, made_of
 from edgefleet_agent.sources.pictures import Pictures
 
 Pixels = NDArray[np.uint8]
@@ -34,7 +35,7 @@ def _samples(newest: Newest, pictures: Pictures) -> Iterator[Sample | None]:
     try:
         while True:
             pixels = newest.take()
-            yield None if pixels is None else (pictures.of_pixels(pixels), None)
+            yield None if pixels is None else made_of(partial(pictures.of_pixels, pixels))
     finally:
         newest.close()
 

@@ -12,14 +12,15 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgefleet.errors import InputError
-from edgefleet_agent.sources import Array, Sample
+from edgefleet.errors import InputError, one_line
+from edgefleet_agent.sources import Array, Sample, made_of
 from edgefleet_agent.sources.inputs import fitted
 from edgefleet_agent.sources.pictures import Pictures
 
@@ -77,7 +78,7 @@ class Watch:
             try:
                 (self.folder / name).unlink(missing_ok=True)
             except OSError as error:
-                log.warning("%s: %s cannot be removed: %s", self.doing, name, error.strerror or error)
+                log.warning("%s: %s cannot be removed: %s", self.doing, one_line(name), error.strerror or error)
 
 
 def _version(entry: os.DirEntry[str]) -> Version:
@@ -100,12 +101,15 @@ def _samples(watch: Watch, spec: Mapping[str, Any], doing: str, *, is_deleting: 
             try:
                 sample = read(watch.folder / name)
             except (InputError, OSError) as error:
-                log.warning("%s: %s is passed over: %s", doing, name, error)
+                found = (
+                    f"{error.found}; {error.remedy}" if isinstance(error, InputError) else error.strerror or str(error)
+                )
+                log.warning("%s: %s is passed over: %s", doing, one_line(name), found)
                 watch.finish(name, delete=False)
                 continue
             # Before it is inferred on: a file that ends the worker must not end the next one too.
             watch.finish(name, delete=is_deleting)
-            yield sample, None
+            yield sample
 
 
 class _Reader:
@@ -117,13 +121,13 @@ class _Reader:
         self._pictures: Pictures | None = None
         self._of: dict[str, Callable[[bytes], dict[str, Array]]] = {".npy": self._numpy, ".npz": self._numpy}
 
-    def __call__(self, path: Path) -> dict[str, Array]:
+    def __call__(self, path: Path) -> Sample:
         """Raises InputError for a file that is no sample, OSError for one that is not read."""
         with path.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise InputError(self._doing, f"more than {MOST_BYTES} bytes", "store one sample in each file")
-        return self._of.get(path.suffix.lower(), self._picture)(content)
+        return made_of(partial(self._of.get(path.suffix.lower(), self._picture), content))
 
     def _picture(self, content: bytes) -> dict[str, Array]:
         if self._pictures is None:

@@ -20,7 +20,7 @@ def open_source(source: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[
 
 
 def open_replay(path: Path, inputs: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
-    """Endless (input name → array of the model's shape, label or None); raises InputError for a file that does not fit.
+    """Samples of the model's shapes for ever, labelled where the file has labels; raises InputError for what fits not.
 
     `inputs` are the variant's, as its settings layer has them; the one input of a model may also be called `x`.
     """
@@ -65,4 +65,4 @@ def _endless(
     while True:
         for place in range(len(next(iter(stored.values())))):
             sample = {name: array[place].reshape(shapes[name]) for name, array in stored.items()}
-            yield sample, None if labels is None else int(labels[place])
+            yield Sample(sample, None if labels is None else int(labels[place]))

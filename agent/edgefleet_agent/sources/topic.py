@@ -11,12 +11,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from edgefleet.errors import EdgefleetError, InputError, TransportError
 from edgefleet.mqtt import Connection
 from edgefleet_agent import local_broker
-from edgefleet_agent.sources import Array, Sample
+from edgefleet_agent.sources import Array, Sample, made_of
 from edgefleet_agent.sources.inputs import from_json, from_raw
 from edgefleet_agent.sources.pictures import Pictures
 
@@ -57,13 +58,13 @@ def _samples(
                 yield None
                 continue
             try:
-                sample = read(waiting.popleft())
+                sample = made_of(partial(read, waiting.popleft()))
             except EdgefleetError as error:
                 if time.monotonic() - said_at >= SAY_EVERY_S:
                     said_at = time.monotonic()
-                    log.warning("%s: a message is passed over: %s", doing, error)
+                    log.warning("%s: a message is passed over: %s; %s", doing, error.found, error.remedy)
                 continue
-            yield sample, None
+            yield sample
     finally:
         connection.close()
 

@@ -6,14 +6,13 @@ It knows where a subcommand lives, never what it does; errors become one line on
 from __future__ import annotations
 
 import importlib
-import logging
 import signal
 import sys
 from collections.abc import Callable
 
 import click
 
-from edgefleet import __version__
+from edgefleet import __version__, log_lines
 from edgefleet.errors import EdgefleetError, MissingExtraError, one_line
 
 # name → (module:attribute, one line of help, extra that installs what it needs)
@@ -77,20 +76,9 @@ def stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(caught)
 
 
-class LogLine(logging.Formatter):
-    """One line for each record, whatever devices and servers put into it; a traceback follows on its own lines."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base's name
-        """The line."""
-        record.message = one_line(record.message)
-        return super().formatMessage(record)
-
-
 def main() -> None:
     """Entry point: one line on stderr for every error that a person can act on."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LogLine("%(asctime)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    log_lines.to_stderr()
     try:
         app(standalone_mode=False)
     except EdgefleetError as error:

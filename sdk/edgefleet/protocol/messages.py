@@ -171,6 +171,8 @@ class Request(Message):
     fresh: bool = False
     shared: bool = False
     """The device listens to the blob's shared topic as well."""
+    deflate: bool = False
+    """For METADATA: the body may come deflated (RFC 1950). What matches the digest as it came was not."""
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:

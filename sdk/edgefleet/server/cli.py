@@ -74,10 +74,18 @@ _shared_delivery = click.option(
     metavar="FILE",
     help="One line, USER:PASSWORD, for that broker.",
 )
+@click.option(
+    "--telemetry-days",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    metavar="DAYS",
+    help="How long telemetry windows are kept one by one; totals stay.",
+)
 def server(
     data: Path, broker: str, rate_limit: float | None, device_rate_limit: float | None, hubs: int,
     own_hubs: int | None, http: str | None, blob_url: str | None, *, home: str | None, login: Path | None, tls: bool,
-    shared: bool | None, shared_delivery: bool,
+    shared: bool | None, shared_delivery: bool, telemetry_days: int,
 ) -> None:  # fmt: skip
     """Serve a fleet: packages, telemetry and desired states over the MQTT broker."""
     from edgefleet.cli import stop_on_signals
@@ -105,7 +113,7 @@ def server(
     arguments += [] if template is None else ["--blob-url", template]
     arguments += [] if listen is None else ["--sign-urls"]
     own = hubs if own_hubs is None else min(own_hubs, hubs)
-    settings = ServerSettings(data, address, tls, own, arguments, _home_settings(home, login))
+    settings = ServerSettings(data, address, tls, own, arguments, _home_settings(home, login), telemetry_days)
     with lock_data(data), serving(data, listen, tls=tls):
         Server(settings).run(stop)
 

@@ -1,4 +1,4 @@
-"""`edgefleet fleet list|command|remove`: what the fleet looks like, and words to one device.
+"""`edgefleet fleet list|show|command|remove`: what the fleet looks like, and words to one device.
 
 It reads the server's store; nothing is rolled out from here.
 """
@@ -16,12 +16,14 @@ from edgefleet.cli import options
 from edgefleet.errors import one_line
 from edgefleet.protocol.signed import CommandName
 from edgefleet.server.following import open_store
+from edgefleet_device_profiles import catalogue
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from edgefleet.server.store import DeviceTelemetry, Store
     from edgefleet.spans import EnergyTotal
+    from edgefleet_device_profiles.profile import PowerModel
 
 PIPE_COLUMNS = 160
 HEADINGS = ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power\n  a run")
@@ -42,6 +44,20 @@ def list_devices(data: Path) -> None:
     console = Console()
     # Into a file or a pipe nothing is cut.
     (console if console.is_terminal else Console(width=PIPE_COLUMNS)).print(fleet_table(store))
+
+
+@fleet.command("show")
+@click.argument("device")
+@options.data
+def show(device: str, data: Path) -> None:
+    """Show one DEVICE: durations, energy, what goes into its model and comes out, its newest events."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from edgefleet.server.device_view import device_view  # noqa: PLC0415
+
+    console = Console()
+    for part in device_view(open_store(data, f"showing {device}"), device):
+        (console if console.is_terminal else Console(width=PIPE_COLUMNS)).print(part)
 
 
 @fleet.command("command")
@@ -85,18 +101,35 @@ def remove_device(device: str, data: Path, broker: str | None, *, tls: bool) -> 
         click.echo(f"still to do: {undone}", err=True)
 
 
-def _telemetry_cells(seen: DeviceTelemetry) -> list[str]:
+def _telemetry_cells(seen: DeviceTelemetry, model: PowerModel | None) -> list[str]:
     accuracy = f"{seen.correct / seen.labelled:.2%}" if seen.labelled else "–"
-    figures = [spans.percentile(seen.span.inference, q).value for q in (0.5, 0.9)]
+    inference = seen.span.inference
+    figures = [spans.percentile(inference, q).value for q in (0.5, 0.9)]
     p50, p90 = ("–" if value is None else f"{value * 1000:.3f}" for value in figures)
-    return [accuracy, f"{p50}\n{p90}", _power_cell(seen.span.energy)]
+    return [accuracy, f"{p50}\n{p90}", _power_cell(seen.span.energy, model)]
 
 
-def _power_cell(energy: EnergyTotal | None) -> str:
+def _power_cell(energy: EnergyTotal | None, model: PowerModel | None) -> str:
+    """Gross, and net of what the idle board draws where the profile says that of the same scope."""
     if energy is None or energy.watts is None:
         return "–"
-    gross_j = spans.energy_per_inference(energy).value
-    return f"{energy.watts:.2f} W\n{_joules(gross_j)}\n{energy.source}\n{one_line(energy.scope)}"
+    lines = [f"{energy.watts:.2f} W", _joules(spans.energy_per_inference(energy).value)]
+    if model is not None and model.scope == energy.scope:
+        net_j = spans.net_of_idle(energy, model.idle_w).value
+        lines += [] if net_j is None else [f"net {_joules(net_j)}"]
+    lines += [energy.source, one_line(energy.scope)]
+    # Beside what is measured, never in its place: the board draws more than its rails.
+    if model is not None and model.board_fit is not None and (energy.source, energy.scope) == ("measured", "rails"):
+        lines += [f"{model.board_fit.board_w(energy.watts):.2f} W", "estimated", "bare board"]
+    return "\n".join(lines)
+
+
+def _power_model(profile: str | None) -> PowerModel | None:
+    """Of a device's profile, where this server knows that."""
+    try:
+        return None if profile is None else catalogue.load(profile).power
+    except (catalogue.UnknownProfileError, ValueError):
+        return None
 
 
 def _joules(joules: float | None) -> str:
@@ -117,15 +150,9 @@ def fleet_table(store: Store) -> Table:
     notes += ["* simulated: the host is not that board"] if any(row.simulated for row in rows) else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.caption, table.caption_justify = Text("\n".join(notes)), "left"
-    for heading in (
-        "device\n  profile",
-        "state\nvariant",
-        "pulled\nruns",
-        "accuracy",
-        "ms p50\n   p90",
-        "power\n  a run",
-    ):
+    for heading in HEADINGS:
         table.add_column(heading, no_wrap=True)
+    models = {profile: _power_model(profile) for profile in {row.profile for row in rows}}
     for row in rows:
         seen = None if row.digest is None else store.telemetry(row.device, row.digest)
         state = "denied" if row.device in denied else row.state or "waiting"
@@ -133,7 +160,7 @@ def fleet_table(store: Store) -> Table:
             f"{row.device}\n  {one_line(row.profile or '–')}{'*' if row.simulated else ''}",
             f"{state}\n{one_line(row.variant or '–')}{'' if row.online else f'{chr(10)}offline'}",
             f"{row.pulled_bytes / 1000:.1f} kB\n{seen.inferences if seen else 0}",
-            *([] if seen is None else _telemetry_cells(seen)),
+            *([] if seen is None else _telemetry_cells(seen, models[row.profile])),
         ]
         # Text: what a device says of itself is no markup.
         table.add_row(*(Text(cell) for cell in cells))

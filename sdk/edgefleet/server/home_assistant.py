@@ -21,6 +21,8 @@ PREFIX = "homeassistant"
 """Where Home Assistant looks for discovery messages, unless it was told otherwise."""
 TOPIC_ROOT = "edgefleet"
 ONLINE, OFFLINE = "online", "offline"
+# Of the whole device it would be taken, and given to none of its entities.
+QOS = 1
 # Longer states are refused.
 MAX_STATE_CHARS = 255
 QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9}
@@ -130,7 +132,6 @@ def discovery(fleet: str, seen: Seen) -> dict[str, Any]:
         # Figures of a device that is not there are of the past; whether it is there is known as long as the server is.
         "availability": [of_server, of_device],
         "availability_mode": "all",
-        "qos": 1,
         "components": {
             **{key: _component(fleet, row.device, key, of_server) for key in ENTITIES},
             "update": {
@@ -138,6 +139,7 @@ def discovery(fleet: str, seen: Seen) -> dict[str, Any]:
                 "unique_id": f"{_id(fleet, row.device)}_update",
                 "name": "Model",
                 "state_topic": update_topic(fleet, row.device),
+                "qos": QOS,
                 "availability": [of_server],
             },
         },
@@ -150,6 +152,7 @@ def _component(fleet: str, device: str, key: str, of_server: dict[str, str]) -> 
         **ENTITIES[key],
         "unique_id": f"{_id(fleet, device)}_{key}",
         "state_topic": topic,
+        "qos": QOS,
         "value_template": f"{{{{ value_json.{key} }}}}",
     }
     if key in DIAGNOSTIC:
@@ -169,6 +172,7 @@ def figures(seen: Seen) -> dict[str, Any]:
     total = None if span is None else span.energy
     thermal = None if span is None else span.thermal
     per_run = spans.energy_per_inference(total)
+    inference = None if span is None else span.inference
     runs = 0 if span is None else span.count + span.errors
     shown: dict[str, Any] = {
         "online": _switch(on=row.online),
@@ -176,7 +180,7 @@ def figures(seen: Seen) -> dict[str, Any]:
         "reason": _short(row.reason or "none"),
         "variant": None if row.variant is None else _short(row.variant),
         **{
-            key: None if span is None else _ms(spans.percentile(span.inference, q).value)
+            key: None if inference is None else _ms(spans.percentile(inference, q).value)
             for key, q in QUANTILES.items()
         },
         "rate": None if span is None else _rounded(span.achieved_per_s),
@@ -195,17 +199,17 @@ def figures(seen: Seen) -> dict[str, Any]:
 
 
 def update(seen: Seen) -> dict[str, Any]:
-    """The state of the update entity; what is not known is left out: its schema takes no null."""
+    """The state of the update entity. A key that is left out stays there as it was; no version may be null."""
     row, wanted = seen.row, seen.wanted
     # Another package is another title, and no version of this one.
     installed = seen.installed if wanted is None or seen.installed is None or seen.installed[0] == wanted[0] else None
     latest = wanted or installed
-    shown: dict[str, Any] = {"in_progress": False}
+    shown: dict[str, Any] = {
+        "release_summary": _short(row.reason or ""), "in_progress": False, "update_percentage": None,
+    }  # fmt: skip
     if latest is not None:
         shown["title"], shown["latest_version"] = latest
         shown["installed_version"] = "none" if installed is None else installed[1]
-    if row.reason:
-        shown["release_summary"] = _short(row.reason)
     if row.state not in (None, State.IDLE, *TERMINAL_STATES):
         shown["in_progress"] = True
         if row.total_bytes and row.verified_bytes is not None:

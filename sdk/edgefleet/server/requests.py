@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ from edgefleet.server.packet_limit import PacketLimit
 
 SENDS_PER_TURN = 64
 MAX_METADATA_BYTES = 4 * 1024 * 1024
+MAX_DEFLATED_BYTES = 256 * 1024
+"""More is block digests, which become no smaller, and would hold the others up."""
 RENEW_ELSEWHERE_S = 60.0
 RENEW_EVERY_S = 10.0
 
@@ -112,7 +115,7 @@ class Requests:
         if size > MAX_METADATA_BYTES:
             self.refuse(device, request.req_id, Status.BAD, f"{size} bytes are too many for metadata")
             return
-        self._small(device, request, path)
+        self._small(device, request, path, deflate=request.deflate and size <= MAX_DEFLATED_BYTES)
 
     def _trust_file(self, device: str, request: Request) -> None:
         # The message's pattern has checked the name: no separator, no leading dot.
@@ -122,9 +125,12 @@ class Requests:
         # Both are checked by the message's patterns, as above.
         self._small(device, request, prior_file(self._data, request.digest or "", request.name or ""))
 
-    def _small(self, device: str, request: Request, path: Path) -> None:
+    def _small(self, device: str, request: Request, path: Path, *, deflate: bool = False) -> None:
         wait_s = self._hub.busy_s()
-        if wait_s is not None or not self._hub.reply(device, request.req_id, path.read_bytes()):
+        content = path.read_bytes() if wait_s is None else b""
+        if deflate:
+            content = min(content, zlib.compress(content), key=len)
+        if wait_s is not None or not self._hub.reply(device, request.req_id, content):
             self._busy(device, request, wait_s or BUSY_EVERY_S)
 
     def _blocks(self, device: str, request: Request) -> None:

@@ -26,6 +26,7 @@ from edgefleet.server.hub_link import FromHub, Renewal, Renewed
 from edgefleet.server.ingest import Ingest
 from edgefleet.server.priors import Priors
 from edgefleet.server.reconcile import Reconciler
+from edgefleet.server.retention import DEFAULT_DAYS, Retention
 from edgefleet.server.store import Store
 from edgefleet.server.upkeep import Upkeep
 from edgefleet.trust.enrolment import renew
@@ -49,6 +50,8 @@ class ServerSettings:
     """Of `edgefleet hub`, for each of them."""
     home: HomeSettings | None = None
     """Home Assistant's broker; None: nothing is told to any."""
+    telemetry_days: int = DEFAULT_DAYS
+    """How long single windows are kept."""
 
 
 class Server:
@@ -69,6 +72,7 @@ class Server:
             on_event=self.priors.take,
         )  # fmt: skip
         self.upkeep = Upkeep(settings.data, self.store, (SERVER_USER, *hubs) if settings.tls else ())
+        self._retention = Retention(self.store, settings.telemetry_days)
         self._noted: bool | None = None
         self._home = None if settings.home is None else HomeLink(settings.home, self.fleet, self.store)
         self.connection = Connection(
@@ -127,6 +131,8 @@ class Server:
                 self.reconciler.turn(time.monotonic())
             if self._home is not None:
                 self._home.turn(time.monotonic())
+        with self._patience():
+            self._retention.turn(time.time())
         self.upkeep.turn(time.time())
 
     @contextmanager

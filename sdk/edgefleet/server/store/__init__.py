@@ -11,9 +11,9 @@ from edgefleet.server.store import commands, deployments, devices, enrolments, p
 from edgefleet.server.store.deployments import DesiredRow
 from edgefleet.server.store.devices import DeviceRow
 from edgefleet.server.store.enrolments import EnrolmentRow
-from edgefleet.server.store.telemetry import DeviceTelemetry
+from edgefleet.server.store.telemetry import DeviceTelemetry, TensorTotals
 
-__all__ = ["DesiredRow", "DeviceRow", "DeviceTelemetry", "EnrolmentRow", "Store"]
+__all__ = ["DesiredRow", "DeviceRow", "DeviceTelemetry", "EnrolmentRow", "Store", "TensorTotals"]
 
 
 class Store(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from edgefleet.errors import StorageError
+from edgefleet.transaction import transaction
 
 LOCK_PATIENCE_S = 10.0
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS server (
@@ -60,18 +61,9 @@ class Database:
         """Close the file."""
         self._db.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Everything inside is committed together or not at all."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            # A COMMIT that failed may have ended the transaction itself.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        return transaction(self._db)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

@@ -1,0 +1,95 @@
+"""What the doctor looks at, and what it finds: the device behind a settings file, read once, and one answer.
+
+No question is asked here; they are in the modules beside it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from edgefleet import identity as identities
+from edgefleet.identity import DeviceIdentity
+from edgefleet_agent import facts
+from edgefleet_agent.host.environments import Environments
+from edgefleet_agent.settings import Settings
+from edgefleet_agent.settings import load as load_settings
+from edgefleet_device_profiles import detect
+from edgefleet_device_profiles.detect import MachineFacts
+from edgefleet_device_profiles.profile import Profile
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    """As it should be."""
+    NOTE = "note"
+    """Worth knowing."""
+    WARNING = "warning"
+    """The agent runs, but not as well as it could."""
+    FAILED = "failed"
+    """The agent does not run, or does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to one question."""
+
+    level: Level
+    text: str
+    mend: str | None = None
+    """What to run or do."""
+
+
+class Subject:
+    """The device that is looked at: read once, when it is first needed; each property raises EdgefleetError."""
+
+    def __init__(self, settings_file: Path, environments: Environments, now: float | None = None) -> None:
+        """`now` is the Unix time, by default the clock's."""
+        self.settings_file = settings_file
+        self.environments = environments
+        self.now = time.time() if now is None else now
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings file."""
+        return load_settings(self.settings_file)
+
+    @cached_property
+    def identity(self) -> DeviceIdentity:
+        """The identity folder that the settings name."""
+        return identities.load(self.settings.identity)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The profile that the settings name."""
+        return facts.load_profile(self.settings.profile)
+
+    @cached_property
+    def machine(self) -> MachineFacts:
+        """What this machine is."""
+        return detect.detect(self.settings.root)
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the machine is another one than the profile's."""
+        return detect.mismatch(self.profile, self.machine) is not None
+
+    def install_command(self) -> str:
+        """What makes this agent a service: sudo knows neither this environment nor its settings."""
+        program = Path(sys.prefix) / "bin" / "edgefleet"
+        return f"sudo {program} agent install --config {self.settings_file.absolute()}"
+
+
+def is_there(module: str) -> bool:
+    """Whether a module could be imported here."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
