@@ -89,7 +89,7 @@ class RangeServer:
         if self.fault in ("breaks off", "hangs"):
             handler.wfile.write(content[:100_000])
             if self.fault == "hangs":
-                self.let_go.wait(60)
+                self.let_go.wait(600)
             handler.close_connection = True
             return
         handler.wfile.write(content)
