@@ -28,8 +28,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # Three at a time: much of it waits for processes, brokers and clocks. In the order that tests/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
+# A sample of the cases, and of random examples the same in every run; test-full takes all, and new ones each time.
+SAMPLE := -m "not full" --hypothesis-profile=same
 test: $(INSTALLED)
-	$(PYTEST) -m "not full"
+	$(PYTEST) $(SAMPLE)
 
 # A machine without a Python 3.13 says so, and goes on with the others.
 HAS_313 := $(shell $(PYTHON313) -c '' 2>/dev/null && echo yes)
@@ -42,14 +44,14 @@ $(ENVIRONMENTS:%=test-%): test-%: build/envs/%/.installed
 # The agent under emulation: ARM userlands with a Raspberry Pi's processor, built in build/arm.
 PYTEST_ARM := $(BIN)/python -m pytest tests/full_arm --timeout 900
 test-arm: $(INSTALLED)
-	$(PYTEST_ARM) -m "not full"
+	$(PYTEST_ARM) $(SAMPLE)
 
 has-python313:
 	@$(if $(HAS_313),,exit 1)
 
 # The agent's tests once more, on the newest Python that it is for.
 test-python313: build/envs/python313/.installed
-	build/envs/python313/bin/python -m pytest tests/agent --numprocesses 3 --dist loadfile -m "not full"
+	build/envs/python313/bin/python -m pytest tests/agent --numprocesses 3 --dist loadfile $(SAMPLE)
 
 # The faults come last and by themselves: their cases need no fixture that is dear, so idle hands may take any of them.
 test-full: $(INSTALLED)

@@ -29,9 +29,9 @@ from edgefleet.trust.keys import KeyFolder
 from edgefleet.trust.setup import init
 from edgefleet_demo.broker import find_mosquitto
 from edgefleet_demo.processes import free_port
+from patience import PATIENCE_S
 
 FLEET = "home"
-PATIENCE_S = 10.0
 
 
 def wait(ready: Callable[[], bool], what: str) -> None:

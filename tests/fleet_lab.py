@@ -33,9 +33,9 @@ from edgefleet_demo import broker as brokers
 from edgefleet_demo import scene
 from edgefleet_demo.processes import EDGEFLEET, Process, ProcessGroup
 from edgefleet_device_profiles.profile import Precision, Runtime
+from patience import PATIENCE_S
 
 PROFILE = "generic-x86-64"
-PATIENCE_S = 45.0
 PROBATION_S = 1.0
 
 

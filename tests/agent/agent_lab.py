@@ -37,9 +37,9 @@ from edgefleet.trust.repository import Repository
 from edgefleet_agent import broker_link
 from edgefleet_agent.agent import Agent
 from edgefleet_agent.settings import Settings, load
+from patience import PATIENCE_S
 
 FLEET, DEVICE = "home", "pi-kitchen"
-PATIENCE_S = 30.0
 SETTINGS = """
 profile = "generic-x86-64"
 state_folder = "state"

@@ -25,6 +25,7 @@ from edgefleet_agent.slots import Slots, file_name, layers_to_pull
 from edgefleet_agent.state_folder import Installed, record_installed
 from edgefleet_agent.succession import Parts
 from edgefleet_agent.watch import Watch
+from patience import PATIENCE_S
 from sdk.packages_made import two_variants, write
 from sdk.wire_examples import DESIRED
 
@@ -198,7 +199,7 @@ class House:
         """One turn of the loop; what runs beside it is waited for."""
         self._leave_the_disk()
         if waiting := self.installer.descriptors():
-            select.select(waiting, [], [], 10.0)
+            select.select(waiting, [], [], PATIENCE_S)
         self.now += seconds
         self.installer.advance(self.now, hold_downloads=False)
 
@@ -235,6 +236,6 @@ class House:
         """Kill it, and start it again."""
         self._leave_the_disk()
         for work in self.installer.descriptors():
-            select.select([work], [], [], 10.0)
+            select.select([work], [], [], PATIENCE_S)
         self._open()
         self.installer.restore()

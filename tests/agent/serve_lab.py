@@ -25,8 +25,8 @@ from edgefleet_agent.inference_types import (
 )
 from edgefleet_agent.serve.server import Server
 from edgefleet_agent.settings import ServeSettings
+from patience import PATIENCE_S
 
-PATIENCE_S = 30.0
 DIGEST = "sha256:" + "a" * 64
 INFO = ModelInfo(
     "litert-int8", DIGEST, "litert", (TensorInfo("x", "float32", (1, 4)),), (TensorInfo("y", "float32", (1, 4)),)

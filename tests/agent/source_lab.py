@@ -15,10 +15,10 @@ from PIL import Image
 
 from edgefleet.mqtt import BrokerAddress, Connection, Identity
 from edgefleet_agent.sources import Sample
+from patience import PATIENCE_S
 from sdk.mqtt_made import mosquitto
 
 WIDTH, HEIGHT = 6, 4
-PATIENCE_S = 20.0
 PICTURE = {
     "input": "image", "layout": "nchw", "colour": "rgb", "width": WIDTH, "height": HEIGHT, "method": "bilinear",
     "scale": 255.0, "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.25, 0.2),

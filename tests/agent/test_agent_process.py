@@ -29,9 +29,9 @@ from edgefleet_agent.slots import MANIFEST_FILE, file_name, layers_to_pull
 from edgefleet_agent.state_folder import Installed, open_folder, record_installed
 from edgefleet_demo.processes import EDGEFLEET, Process, ProcessGroup, free_port
 from fleet_lab import write_lab_package
+from patience import PATIENCE_S
 
 PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
-PATIENCE_S = 30.0
 
 
 @pytest.fixture(name="group")

@@ -26,6 +26,7 @@ from edgefleet_agent.power.meter import Energy
 from edgefleet_agent.settings import RuntimeSettings, WorkerSettings
 from edgefleet_agent.thermal import ThermalReading
 from edgefleet_device_profiles.profile import Precision, Runtime
+from patience import PATIENCE_S
 
 MIB = 2**20
 SPEC = VariantSpec(
@@ -296,7 +297,7 @@ def test_real_workers_are_measured_as_asked_whatever_was_chosen_before(slot: Pat
     entrants = benchmark.entrants(digest_of(b"x"), 3, slot, SPEC, (1, 2))
     lengths = Lengths(Round(0.1, 2), Round(0.2, 2))
     running = Benchmark(entrants, Asked(limits=Limits(memory_bytes=2**40), lengths=lengths), start, sensors, 0.0)
-    until, decision = time.monotonic() + 30.0, None
+    until, decision = time.monotonic() + PATIENCE_S, None
     while decision is None and time.monotonic() < until:
         select.select(running.descriptors(), [], [], 0.1)
         decision = running.tick(0.0)
@@ -316,7 +317,7 @@ def test_of_many_inferences_some_are_told_evenly_spread(slot: Path) -> None:
     try:
         child.send({"kind": "run", "runs": 1000, "seconds": 0.0, "most": 10})
         while len(said) < 2:
-            select.select([child.fileno()], [], [], 30.0)
+            select.select([child.fileno()], [], [], PATIENCE_S)
             more, ended = child.messages()
             assert not ended
             said += more

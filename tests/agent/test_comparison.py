@@ -22,9 +22,8 @@ from edgefleet_agent.probation_gates import Rules
 from edgefleet_agent.settings import Settings
 from edgefleet_agent.slots import Slots
 from edgefleet_agent.watch import Watch
+from patience import PATIENCE_S
 from sdk.wire_examples import ACTIVE, WINDOW
-
-PATIENCE_S = 30.0
 
 
 class House:

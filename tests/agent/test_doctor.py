@@ -28,6 +28,7 @@ from edgefleet_agent.host.environments import Environments
 from edgefleet_agent.status import STATUS_FILE, StatusFile
 from edgefleet_demo.processes import ProcessGroup, free_port
 from edgefleet_device_profiles import detect
+from patience import PATIENCE_S
 
 DAY_S = 86400.0
 
@@ -114,7 +115,7 @@ def test_a_broker_that_takes_this_device(
     port = start_broker(home, tmp_path / "broker", group, tool(need, "mosquitto"))
     home.enroll(tmp_path / "identity", port=port)
     write_settings(tmp_path)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while (found := examine(subject(tmp_path))["broker"]).level is not Level.OK:
         assert time.monotonic() < deadline, found
     assert found.text == f"127.0.0.1:{port} answers, TLSv1.3"
@@ -127,7 +128,7 @@ def test_a_broker_of_another_fleet_is_told_apart(
     port = start_broker(other, tmp_path / "broker", group, tool(need, "mosquitto"))
     home.enroll(tmp_path / "identity", port=port)
     write_settings(tmp_path)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while "refused" in (found := examine(subject(tmp_path))["broker"]).text:
         assert time.monotonic() < deadline, found
     assert (found.level, "CERTIFICATE_VERIFY_FAILED" in found.text) == (Level.FAILED, True)

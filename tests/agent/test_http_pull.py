@@ -16,6 +16,7 @@ from edgefleet.package.digest import BLOCK_BYTES
 from edgefleet.trust import pki
 from edgefleet.trust.certificates import make_key_and_csr
 from edgefleet_agent.http_pull import HttpAccess, HttpPull, Span
+from patience import PATIENCE_S
 
 BLOB = bytes((place * 31 + place // 997) % 256 for place in range(10 * BLOCK_BYTES + 777))
 
@@ -33,7 +34,7 @@ def pulled(pull: HttpPull) -> tuple[list[tuple[int, bytes]], str | None]:
     """Everything that comes until it has ended."""
     blocks: list[tuple[int, bytes]] = []
     while True:
-        assert select.select([pull.fileno()], [], [], 10)[0], "nothing came for 10 s"
+        assert select.select([pull.fileno()], [], [], PATIENCE_S)[0]
         more, ended, failure = pull.take()
         blocks += more
         if ended:
@@ -129,25 +130,25 @@ def test_an_address_of_no_use_is_said(url: str, said: str) -> None:
 def test_closing_ends_a_transfer_that_hangs() -> None:
     with server("hangs") as there:
         pull = HttpPull(HttpAccess(None), [span(f"{there.url}/blobs/x", 0, 11)])
-        assert select.select([pull.fileno()], [], [], 10)[0]
+        assert select.select([pull.fileno()], [], [], PATIENCE_S)[0]
         pull.close()
-        assert pull._ended.wait(5)
+        assert pull._ended.wait(PATIENCE_S)
 
 
 def test_closing_ends_a_transfer_that_hangs_within_tls(identity: Path) -> None:
     with server("hangs", tls(identity, ssl.CERT_NONE)) as there:
         pull = HttpPull(access(identity, None), [span(f"{there.url}/blobs/x", 0, 11)])
-        assert select.select([pull.fileno()], [], [], 10)[0]
+        assert select.select([pull.fileno()], [], [], PATIENCE_S)[0]
         pull.close()
-        assert pull._ended.wait(5)
+        assert pull._ended.wait(PATIENCE_S)
 
 
 def test_closing_ends_a_transfer_that_nobody_takes() -> None:
     with server() as there:
         pull = HttpPull(HttpAccess(None), [span(f"{there.url}/blobs/x", 0, 11)] * 12)
-        assert select.select([pull.fileno()], [], [], 10)[0]
+        assert select.select([pull.fileno()], [], [], PATIENCE_S)[0]
         pull.close()
-        assert pull._ended.wait(5)
+        assert pull._ended.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize(

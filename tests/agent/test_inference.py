@@ -29,6 +29,7 @@ from edgefleet_agent.kept_worker import RESTART_CAP_S, STABLE_S, STRIKES
 from edgefleet_agent.settings import Settings
 from edgefleet_agent.slots import SlotDamagedError, Slots
 from edgefleet_agent.windows import Windows
+from patience import PATIENCE_S
 from sdk import wire_examples
 from sdk.packages_made import spec
 from sdk.wire_examples import ACTIVE
@@ -404,7 +405,7 @@ def test_the_loop_turns_while_a_slot_is_hashed(build: Build, monkeypatch: pytest
 
     def check(digest: str) -> VariantSpec:
         asked.append(digest)
-        assert hashed.wait(30)
+        assert hashed.wait(PATIENCE_S)
         return spec()
 
     monkeypatch.setattr(house.slots, "check", check)

@@ -26,6 +26,7 @@ from edgefleet_agent.part_file import PartFile
 from edgefleet_agent.slots import Slots
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Runtime
+from patience import PATIENCE_S
 from sdk.packages_made import two_variants, write
 from sdk.wire_examples import DESIRED
 
@@ -93,7 +94,7 @@ class Host:
     def tick(self, install: Install) -> None:
         """One turn of the loop; what runs beside it is waited for."""
         if waiting := [descriptor for descriptor in install.descriptors() if descriptor != FakeWorker.FILENO]:
-            assert select.select(waiting, [], [], 10.0)[0]
+            assert select.select(waiting, [], [], PATIENCE_S)[0]
         install.tick(self.now)
 
     def drive(self, install: Install, until: State, limit: int = 200) -> None:
@@ -306,7 +307,7 @@ def test_hashing_does_not_stop_the_loop(host: Host, monkeypatch: pytest.MonkeyPa
     real = host.slots.check
 
     def slow(digest: str) -> VariantSpec:
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE_S)
         return real(digest)
 
     monkeypatch.setattr(host.slots, "check", slow)
@@ -317,7 +318,7 @@ def test_hashing_does_not_stop_the_loop(host: Host, monkeypatch: pytest.MonkeyPa
         install.tick(1.0 + tenth / 10)
     assert install.state is State.SELECTING
     go_on.set()
-    assert select.select(install.descriptors(), [], [], 10.0)[0]
+    assert select.select(install.descriptors(), [], [], PATIENCE_S)[0]
     install.tick(12.0)
     assert install.spec is not None
 
@@ -329,7 +330,7 @@ def test_an_installation_that_is_replaced_leaves_the_disk_to_the_next(
     go_on, real = threading.Event(), PartFile
 
     def slow(*values: Any) -> PartFile:
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE_S)
         return real(*values)
 
     monkeypatch.setattr(preparation, "PartFile", slow)

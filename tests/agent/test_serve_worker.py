@@ -15,9 +15,10 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from agent.fake_runtime.ai_edge_litert.interpreter import REFUSE, SEGFAULT
-from agent.worker_lab import PATIENCE_S, Lab
+from agent.worker_lab import Lab
 from edgefleet_agent.serve.server import Server
 from edgefleet_agent.settings import ServeSettings
+from patience import PATIENCE_S
 
 SWITCHED_AFTER, REQUESTS = 20, 60
 Answer = tuple[str, list[float]]

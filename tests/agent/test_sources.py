@@ -40,6 +40,7 @@ from edgefleet_agent.sources import TABLE, Sample, folder, open_source, topic
 from edgefleet_agent.sources.pictures import Pictures
 from edgefleet_converters.data.images import normalised
 from edgefleet_converters.intake.input_spec import ImageInput
+from patience import PATIENCE_S
 from sdk.mqtt_made import MOSQUITTO
 
 CAMERA = {"kind": "camera", "driver": "opencv", "device": "0", "width": 64, "height": 48}
@@ -332,7 +333,7 @@ def test_a_camera_that_does_not_answer_holds_nothing_up(monkeypatch: pytest.Monk
     class Waiting:
         def __init__(self, _device: int | str) -> None:
             asked.set()
-            answer.wait(10.0)
+            answer.wait(PATIENCE_S)
 
         def isOpened(self) -> bool:  # noqa: N802
             return False
@@ -340,7 +341,7 @@ def test_a_camera_that_does_not_answer_holds_nothing_up(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Waiting))
     source = open_source(CAMERA, SPEC)
     assert next(source) is None
-    assert asked.wait(10.0)
+    assert asked.wait(PATIENCE_S)
     assert next(source) is None
     answer.set()
     with pytest.raises(InputError, match="cannot be opened"):

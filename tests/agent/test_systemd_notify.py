@@ -15,6 +15,7 @@ from agent.agent_lab import Fleet, write_settings
 from edgefleet_agent import status
 from edgefleet_agent.notify import Notifier, watched
 from edgefleet_demo.processes import EDGEFLEET, free_port
+from patience import PATIENCE_S
 
 
 class Manager:
@@ -96,13 +97,13 @@ def test_an_agent_that_runs_says_so_and_notes_how_it_is(home: Fleet, tmp_path: P
         env={**os.environ, **manager.environment, "WATCHDOG_USEC": "200000"}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        manager.socket.settimeout(30)
+        manager.socket.settimeout(PATIENCE_S)
         while heard.count("WATCHDOG=1") < 3:
             heard.append(manager.socket.recv(4096).decode())
         running = status.running_agent(tmp_path / "state")
     finally:
         agent.terminate()
-        agent.wait(20)
+        agent.wait(PATIENCE_S)
     assert heard[0] == "READY=1"
     assert "STATUS=not connected, nothing to infer with" in heard
     assert running is not None

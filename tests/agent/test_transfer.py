@@ -19,6 +19,7 @@ from edgefleet_agent.http_pull import HttpAccess
 from edgefleet_agent.part_file import PartFile
 from edgefleet_agent.preparation import LayerFile, Prepared
 from edgefleet_agent.transfer import HTTP_SILENCE_S, LOCATE_S, MAX_BLOBS, Transfer, TransferError
+from patience import PATIENCE_S
 
 
 def content(size: int, seed: int) -> bytes:
@@ -109,7 +110,7 @@ def _http() -> Iterator[RangeServer]:
 def finish_http(transfer: Transfer, now: float = 1.0) -> None:
     """Turn the loop until nothing more comes over HTTP."""
     while waiting := transfer.descriptors():
-        assert select.select(waiting, [], [], 90)[0]
+        assert select.select(waiting, [], [], PATIENCE_S)[0]
         transfer.tick(now)
 
 
@@ -396,7 +397,7 @@ def test_http_that_hangs_is_left_after_ten_seconds(
     transfer = Transfer(lab.prepared, lab, HttpAccess(f"{http.url}/blobs"))
     transfer.tick(0.0)
     lab.serve(transfer, 0.0)
-    assert select.select(transfer.descriptors(), [], [], 90)[0]
+    assert select.select(transfer.descriptors(), [], [], PATIENCE_S)[0]
     transfer.tick(5.0)
     transfer.tick(5.0 + HTTP_SILENCE_S)
     assert lab.noted == []
@@ -412,7 +413,7 @@ def test_closing_ends_the_transfer_over_http(lab: Lab, http: RangeServer) -> Non
     pull = transfer._http
     assert pull is not None
     transfer.close()
-    assert pull._ended.wait(90)
+    assert pull._ended.wait(PATIENCE_S)
 
 
 def offered(lab: Lab, transfer: Transfer) -> Request:

@@ -16,6 +16,7 @@ from edgefleet.protocol.messages import Reply, Request, RequestKind, Status
 from edgefleet_agent.asking import MAX_ATTEMPTS, MAX_PARTS, Answer, Question
 from edgefleet_agent.trust_frames import HEADER, MAX_BODY_BYTES, FrameError, Kind, pack, take
 from edgefleet_agent.trust_session import TrustSession
+from patience import PATIENCE_S
 
 
 @pytest.mark.parametrize("body", [b"", b"x", bytes(100_000)])
@@ -141,7 +142,7 @@ class Nobody:
 
 
 def outcome_of(session: TrustSession, clock: Callable[[], float] = time.monotonic) -> tuple[Kind, str, bool]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while (outcome := session.tick(clock())) is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -232,7 +233,7 @@ def test_the_process_dies_with_its_agent() -> None:
         child = int(parent.stdout.readline())
         assert is_alive(child)
         os.kill(parent.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while is_alive(child):
         assert time.monotonic() < deadline
         time.sleep(0.01)

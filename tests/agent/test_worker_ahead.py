@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.worker_lab import PATIENCE_S, Lab, next_message
+from agent.worker_lab import Lab, next_message
 from edgefleet.protocol.messages import ActiveVariant
 from edgefleet_agent import supervise, worker_ahead
 from edgefleet_agent.inference import Inference
@@ -18,6 +18,7 @@ from edgefleet_agent.journal import Enrolment, Entry, Journal
 from edgefleet_agent.kept_worker import KeptWorker
 from edgefleet_agent.worker_ahead import Ahead
 from edgefleet_agent.worker_process import WorkerProcess
+from patience import PATIENCE_S
 from sdk.wire_examples import ACTIVE
 
 ENROLMENT = Enrolment(fleet="f", device="d", enrolment_id="0" * 8)

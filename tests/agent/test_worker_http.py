@@ -16,6 +16,7 @@ from agent.worker_lab import Lab
 from edgefleet_agent.serve.burst import Burst
 from edgefleet_agent.serve.server import Server
 from edgefleet_agent.settings import ServeSettings
+from patience import PATIENCE_S
 
 CLIENT_PER_S = 50.0
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 0, 0]}]})
@@ -32,7 +33,7 @@ class Application(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection(*self._address, timeout=30)
+        connection = http.client.HTTPConnection(*self._address, timeout=PATIENCE_S)
         due_s = time.monotonic()
         while not self.ended.wait(max(0.0, due_s - time.monotonic())):
             due_s += 1 / CLIENT_PER_S
@@ -64,7 +65,7 @@ def test_an_application_sees_no_failure_while_variants_change_places(
 
     def until_answers(count: int, digest: str) -> None:
         """Turn the loop until so many more requests were answered by a variant."""
-        before, end_s = len(application.answers), time.monotonic() + 30
+        before, end_s = len(application.answers), time.monotonic() + PATIENCE_S
         while sum(one[1] == digest for one in application.answers[before:]) < count:
             assert time.monotonic() < end_s
             turn()

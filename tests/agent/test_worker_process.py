@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from agent.fake_runtime.ai_edge_litert.interpreter import EAT, HANG, REFUSE, SEGFAULT, SLEEP
-from agent.worker_lab import PATIENCE_S, Lab, benchmark, kept, next_message, request, variant_files, variant_spec
+from agent.worker_lab import Lab, benchmark, kept, next_message, request, variant_files, variant_spec
 from edgefleet_agent import slot_options, supervise
 from edgefleet_agent.inference_types import FailureKind, InferFailure, InferRequest, InferResult, RawTensor
 from edgefleet_agent.self_test import SelfTest, SelfTestError
+from patience import PATIENCE_S
 
 Start = Callable[..., Lab]
 
@@ -82,7 +83,7 @@ def test_tensors_larger_than_the_memory_make_it_grow(tmp_path: Path, monkeypatch
         for _ in range(2):
             assert worker.infer(request(*values, size=size), kept(lab.outcomes))
             while worker.busy:
-                select.select([worker], [], [], 5)
+                select.select([worker], [], [], PATIENCE_S)
                 assert worker.messages() == ([], False)
         assert len(lab.outcomes) == 2
         for _, found in lab.outcomes:  # type: ignore[misc]
@@ -297,7 +298,7 @@ def test_a_self_test_says_how_it_ended(start: Start, factor: float, said: str | 
     try:
         found: float | str | None = None
         while found is None:
-            select.select([test], [], [], 5)
+            select.select([test], [], [], PATIENCE_S)
             try:
                 found = test.max_difference(0.0)
             except SelfTestError as error:

@@ -26,12 +26,12 @@ from edgefleet_agent.slots import Slots, layers_to_pull
 from edgefleet_agent.supervise import Worker
 from edgefleet_agent.windows import Windows
 from edgefleet_device_profiles.profile import Runtime
+from patience import PATIENCE_S
 from sdk import wire_examples
 from sdk.packages_made import spec
 
 FAKE_RUNTIME = Path(__file__).parent / "fake_runtime"
 # A worker takes a third of a second to start, and ten on a machine that has twenty other things to do.
-PATIENCE_S = 90.0
 
 Outcome = tuple[str, list[float]] | InferFailure
 """The digest that answered and the values it gave, or why there are none."""

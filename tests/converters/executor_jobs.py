@@ -6,6 +6,7 @@ import os
 
 from converters.child_jobs import Number
 from edgefleet_converters import child
+from patience import PATIENCE_S
 
 
 def square(value: int) -> int:
@@ -23,7 +24,7 @@ def refuse(value: int) -> int:
 def crash_in_child(value: int) -> str:
     """A job whose child is killed: an answer, as a failed conversion is."""
     try:
-        child.call("converters.child_jobs:crash", Number(value=value), Number, timeout_s=60)
+        child.call("converters.child_jobs:crash", Number(value=value), Number, timeout_s=PATIENCE_S)
     except child.ChildFailedError as error:
         return str(error)
     return "it lived"

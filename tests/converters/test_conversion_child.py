@@ -9,9 +9,10 @@ import pytest
 from converters.child_jobs import Number
 from edgefleet.errors import MissingExtraError, StorageError, UnsupportedError
 from edgefleet_converters.child import ChildFailedError, call, own_interpreter
+from patience import PATIENCE_S
 
 
-def run(name: str, timeout_s: float = 60.0) -> Number:
+def run(name: str, timeout_s: float = PATIENCE_S) -> Number:
     return call(f"converters.child_jobs:{name}", Number(value=21), Number, timeout_s=timeout_s)
 
 

@@ -20,6 +20,7 @@ from edgefleet_converters import environments
 from edgefleet_converters.child import ChildFailedError
 from edgefleet_converters.environments import ENVIRONMENTS, Environment, cache_folder, call, prepare
 from edgefleet_converters.progress import Event, Stage
+from patience import PATIENCE_S
 
 ANY_PYTHON = (3, 99)
 
@@ -82,10 +83,10 @@ def test_it_is_made_once_and_runs_what_is_in_it(environment: Environment) -> Non
     again: list[Event] = []
     assert prepare(environment, again.append) == python
     assert again == []
-    note = call(environment, "tool_two:answer", Note(text="there"), Note, timeout_s=60, progress=quiet)
+    note = call(environment, "tool_two:answer", Note(text="there"), Note, timeout_s=PATIENCE_S, progress=quiet)
     assert note.text == "there and back"
     with pytest.raises(ChildFailedError, match="No module named 'pydantic'"):
-        call(environment, "pydantic:nothing", Note(text=""), Note, timeout_s=60, progress=quiet)
+        call(environment, "pydantic:nothing", Note(text=""), Note, timeout_s=PATIENCE_S, progress=quiet)
 
 
 @pytest.mark.usefixtures("bare")
@@ -127,9 +128,9 @@ def test_the_second_process_waits_and_takes_what_the_first_has_made(environment:
         fcntl.flock(stream, fcntl.LOCK_EX)
         second = threading.Thread(target=lambda: found.append(prepare(environment, watch)))
         second.start()
-        assert waiting.wait(timeout=30)
+        assert waiting.wait(timeout=PATIENCE_S)
         hidden.rename(made)
-    second.join(timeout=30)
+    second.join(timeout=PATIENCE_S)
     assert found == [python]
 
 

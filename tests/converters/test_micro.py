@@ -29,6 +29,7 @@ from edgefleet_converters.tflite.writer import unpack
 from edgefleet_demo import digits
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Precision, Runtime
+from patience import PATIENCE_S
 
 ROOMY = Micro(kernels="cmsis-nn", arena_bytes=384 * 1024)
 
@@ -117,8 +118,8 @@ def test_the_source_compiles_to_the_bytes_of_the_file(made: Artefact, tmp_path: 
     )
     program = tmp_path / "program"
     command = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", str(main), str(definition), "-o", str(program)]
-    subprocess.run(command, check=True, timeout=60)
-    ran = subprocess.run([str(program)], check=True, capture_output=True, timeout=10)
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
+    ran = subprocess.run([str(program)], check=True, capture_output=True, timeout=PATIENCE_S)
     assert ran.stdout == model.read_bytes()
     arena = plan_arena(unpack(model.read_bytes()), "cmsis-nn").size_bytes
     text = header.read_text(encoding="utf-8")

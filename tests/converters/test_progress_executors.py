@@ -19,10 +19,9 @@ import pytest
 
 from converters import executor_jobs, interrupted_run
 from edgefleet_converters.progress import Event, Stage, local_executor, run_jobs
+from patience import PATIENCE_S
 
 Value = TypeVar("Value")
-
-PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module", params=["threads", "processes"])

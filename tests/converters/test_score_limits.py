@@ -16,12 +16,15 @@ from edgefleet_converters.artefact import Artefact
 from edgefleet_converters.child import ChildFailedError, call
 from edgefleet_converters.score.infer import InferJob, infer
 from edgefleet_device_profiles.profile import Runtime
+from patience import PATIENCE_S
 
 MIB = 2**20
 
 
 def run(name: str, value: int, memory_bytes: int | None = None) -> int:
-    found = call(f"converters.score_jobs:{name}", Bytes(value=value), Bytes, timeout_s=60, memory_bytes=memory_bytes)
+    found = call(
+        f"converters.score_jobs:{name}", Bytes(value=value), Bytes, timeout_s=PATIENCE_S, memory_bytes=memory_bytes
+    )
     return found.value
 
 

@@ -19,6 +19,7 @@ from conformance.delegation_probe import CASES, file_of, outside, quantised
 from edgefleet_converters.tflite.file import Draft, Quantization, options_of
 from edgefleet_converters.tflite.runtime_versions import litert_range, min_runtime_version, newest
 from edgefleet_converters.tflite.writer import reversioned, write
+from patience import PATIENCE_S
 
 CODES: Mapping[str, int] = {name: code for name, code in vars(schema.BuiltinOperator).items() if name.isupper()}
 OLD_RUNTIME = Path(__file__).parents[2] / "build" / "venvs" / "tflite-2.14"
@@ -222,7 +223,7 @@ def _old(old_runtime: str | None, need: Callable[[bool, str], None], tmp_path: P
         np.save(tmp_path / "x.npy", x)
         files = [str(tmp_path / name) for name in ("model.tflite", "x.npy", "y.npy")]
         command = [str(old_runtime), "-c", RUN, *files]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
         if done.returncode:
             return done.stderr
         found: np.ndarray[Any, Any] = np.load(tmp_path / "y.npy")

@@ -22,7 +22,6 @@ from fleet_lab import PROBATION_S, Lab
 
 HIDDEN_OF_FIVE_BLOCKS = 900
 """Of `write_lab_package`: 266 kB of weights."""
-OUTCOME_PATIENCE_S = 90.0
 """A desired state that could not be journalled comes again after half a minute."""
 AGAIN_BYTES = 6 * 60 * 1024
 """What a restart may pull once more: what was in flight on a fast line, and all metadata."""
@@ -116,7 +115,6 @@ class Patient:
         self.lab.wait(
             lambda: self.lab.store.outcome(self.name, generation) is not None,
             f"the outcome of {generation} on {self.name}",
-            timeout_s=OUTCOME_PATIENCE_S,
         )
         return self.lab.wait_for_outcomes({self.name: generation})[self.name]
 
@@ -188,7 +186,7 @@ class Patient:
             found += [path for path in (state / "trust").rglob("*") if path.name.startswith(("tmp", "."))]
             return [str(path.relative_to(state)) for path in found]
 
-        self.lab.wait(lambda: not strays(), f"stray files of {self.name} to go: {strays()}", timeout_s=5.0)
+        self.lab.wait(lambda: not strays(), f"stray files of {self.name} to go: {strays()}")
 
     def assert_telemetry_whole(self) -> None:
         """Windows and events of each spool are numbered 1, 2, 3 … in the store; its key keeps any from coming twice."""

@@ -19,10 +19,10 @@ from edgefleet_agent.acquisition import Means
 from edgefleet_agent.install import Install
 from edgefleet_device_profiles import catalogue
 from edgefleet_device_profiles.profile import Runtime
+from patience import PATIENCE_S
 
 RUNTIMES = {Runtime.ONNXRUNTIME: "1.20.1"}
 UNITS_OF_A_BLOCK = 4
-PATIENCE_S = 30.0
 FILLER = "filler"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from edgefleet_demo.processes import free_port
 from fleet_lab import Lab, LabOpener, write_lab_package
+from patience import PATIENCE_S
 
 PI = "pi-1"
 RATE_PER_S = 50
@@ -92,7 +93,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         while not self.ended.wait(1 / RATE_PER_S):
             try:
-                with urllib.request.urlopen(self._request, timeout=20) as reply:  # noqa: S310 - this machine
+                with urllib.request.urlopen(self._request, timeout=PATIENCE_S) as reply:  # noqa: S310 - this machine
                     self.answers.append(json.load(reply)["model_version"])
             except (OSError, urllib.error.HTTPError) as error:
                 self.failures.append(str(error))

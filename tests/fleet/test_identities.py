@@ -14,6 +14,7 @@ from edgefleet.trust import enrolment
 from edgefleet.trust.certificates import read_certificate
 from edgefleet_demo.processes import EDGEFLEET
 from fleet_lab import Lab, LabOpener, write_lab_package
+from patience import PATIENCE_S
 
 DAY_S = 86400.0
 pytestmark = pytest.mark.service
@@ -38,7 +39,7 @@ def test_a_removed_agent_is_put_off_says_why_and_another_one_stays(lab: Lab) -> 
     assert set(lab.wait_for_outcomes(lab.deploy(package)).values()) == {State.COMMITTED}
 
     command = [*EDGEFLEET, "fleet", "remove", "leaver", "--data", str(lab.data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     assert "still to do" not in done.stderr
 
@@ -94,7 +95,7 @@ def test_without_certificates_a_removed_agent_is_told_nothing_more(lab_opener: L
     generations = lab.deploy(write_lab_package(lab.folder / "package"))
     assert lab.wait_for_outcomes(generations) == {"leaver": State.COMMITTED}
     command = [*EDGEFLEET, "fleet", "remove", "leaver", "--no-tls", "--data", str(lab.data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     lab.wait(lambda: log_of(lab, "leaver").count("connected to the broker") > 1, "the agent was put off and came back")
     assert lab.store.desired("leaver") is None

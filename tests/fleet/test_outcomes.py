@@ -11,6 +11,7 @@ import pytest
 
 from edgefleet.server import control
 from fleet_lab import Lab, LabOpener, write_lab_package
+from patience import PATIENCE_S
 
 TMPFS_MIB = 8
 
@@ -140,7 +141,7 @@ def test_a_second_agent_on_the_same_folder_is_refused(lab: Lab) -> None:
     lab.wait_for_devices("pi-1")
     second = lab.start_agent("pi-1", label="again", state_folder=lab.state_folder("pi-1"))
     # `label` gives it a log of its own; the state folder is the first agent's.
-    assert second.wait(20) == 7
+    assert second.wait(PATIENCE_S) == 7
     assert "another agent is running on the state folder" in second.last_line()
 
 

@@ -89,7 +89,7 @@ class Device:
             self.turn()
             return ready()
 
-        self.lab.wait(turned, what, timeout_s=90.0)
+        self.lab.wait(turned, what)
 
     @property
     def waiting(self) -> int:

@@ -99,7 +99,7 @@ def test_no_worker_outlives_its_agent(lab: Lab, tmp_path: Path) -> None:
     worker = worker_of(agent.pid)
     os.kill(worker, signal.SIGSTOP)  # as if it hung in its runtime
     agent.kill()
-    lab.wait(lambda: not is_alive(worker), "the worker's end", timeout_s=5)
+    lab.wait(lambda: not is_alive(worker), "the worker's end")
 
 
 def test_a_newer_decision_replaces_a_pull_under_way(lab_opener: LabOpener, tmp_path: Path) -> None:

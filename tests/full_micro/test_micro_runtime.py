@@ -29,6 +29,7 @@ from edgefleet_converters.tflite.micro_operators import RESOLVER_METHODS
 from edgefleet_converters.tflite.writer import unpack
 from edgefleet_demo import digits
 from edgefleet_device_profiles.profile import Precision, Runtime
+from patience import PATIENCE_S
 
 ROOMY = Micro(kernels="reference", arena_bytes=2**20)
 
@@ -121,7 +122,9 @@ def test_an_arena_that_we_refuse_is_too_small_for_it(tmp_path: Path) -> None:
         "runtime.Interpreter.from_file(sys.argv[1], arena_size=int(sys.argv[2]))"
     )
     ended = [
-        subprocess.run([sys.executable, "-c", program, str(file), str(size)], check=False, timeout=60).returncode
+        subprocess.run(
+            [sys.executable, "-c", program, str(file), str(size)], check=False, timeout=PATIENCE_S
+        ).returncode
         for size in (need.size_bytes, need.planned_bytes)
     ]
     assert ended[0] == 0

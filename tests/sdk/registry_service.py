@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from patience import PATIENCE_S
+
 PROGRAM = shutil.which("docker-registry")
 USER, PASSWORD = "anna", "stick-and-stone"
 _HTPASSWD = f"{USER}:$2b$05$vefYG.slMXak087ksebwMeFEEOVCBKt3n7jaSSDGbsBnTC7VM6dM.\n"
@@ -40,11 +42,11 @@ def registry(folder: Path, *, password: bool = False) -> Iterator[str]:
     reader = threading.Thread(target=_drain, args=(process.stderr, addresses), daemon=True)
     reader.start()
     try:
-        yield addresses.get(timeout=30)
+        yield addresses.get(timeout=PATIENCE_S)
     finally:
         process.terminate()
-        process.wait(timeout=30)
-        reader.join(timeout=30)
+        process.wait(timeout=PATIENCE_S)
+        reader.join(timeout=PATIENCE_S)
         process.stderr.close()
 
 

@@ -31,6 +31,7 @@ from edgefleet.server.locate import (
 )
 from edgefleet.trust import pki
 from edgefleet.trust.enrolment import enroll
+from patience import PATIENCE_S
 from sdk.fleet_made import MadeFleet, found
 from sdk.packages_made import content
 
@@ -69,8 +70,8 @@ def _secure(fleet: MadeFleet) -> Iterator[BlobServer]:
 def client(running: BlobServer, context: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
     port = running.server_address[1]
     if context is None:
-        return http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
-    return http.client.HTTPSConnection("127.0.0.1", int(port), timeout=20, context=context)
+        return http.client.HTTPConnection("127.0.0.1", int(port), timeout=PATIENCE_S)
+    return http.client.HTTPSConnection("127.0.0.1", int(port), timeout=PATIENCE_S, context=context)
 
 
 def ask(connection: http.client.HTTPConnection, path: str, method: str = "GET", **headers: str) -> Answer:

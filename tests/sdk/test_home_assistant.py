@@ -23,12 +23,11 @@ from edgefleet.server.service import Server, ServerSettings
 from edgefleet.server.store import DeviceTelemetry, Store
 from edgefleet.spans import merge
 from edgefleet_demo.processes import ProcessGroup, free_port
+from patience import PATIENCE_S
 from sdk import wire_examples
 from sdk.fleet_made import found
 from sdk.home_assistant_cases import CASES, DEVICE, FLEET, ROW, SEEN, SPAN, changed, sent
 from sdk.home_assistant_schema import OBJECT_ID, Discovery, UpdateState, value
-
-PATIENCE_S = 20.0
 
 
 @pytest.mark.parametrize("seen", CASES.values(), ids=CASES)

@@ -28,7 +28,8 @@ from edgefleet.server.hub_children import HubChildren
 from edgefleet.server.hub_limits import LIMITS_FILE
 from edgefleet.server.hub_link import MAX_UNSENT_BYTES, FromHub, Pipe, Renewed, ToHub
 from edgefleet.server.hub_process import HubProcess, HubSettings, Sharing, request_filters
-from sdk.mqtt_made import MOSQUITTO, PATIENCE_S, Party, mosquitto
+from patience import PATIENCE_S
+from sdk.mqtt_made import MOSQUITTO, Party, mosquitto
 from sdk.packages_made import content
 
 FLEET = "home"

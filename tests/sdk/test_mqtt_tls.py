@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from edgefleet.errors import TransportError
 from edgefleet.mqtt import BrokerAddress, Tls
 from edgefleet.mqtt.tls_failures import validity
+from patience import PATIENCE_S
 from sdk.mqtt_made import MOSQUITTO, Certificates, Party, mosquitto, tls_lines, wait_for
 
 pytestmark = pytest.mark.service
@@ -76,7 +77,9 @@ def refusal(address: BrokerAddress, tls: Tls | None) -> str:
 def at(clock: str, address: BrokerAddress, tls: Tls) -> str:
     command = [sys.executable, "-c", CHILD, str(address.port)]
     files = [str(tls.ca_file), str(tls.certificate_file), str(tls.key_file)]
-    done = subprocess.run(["faketime", clock, *command, *files], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["faketime", clock, *command, *files], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
     return done.stdout.strip()
 
 

@@ -18,8 +18,9 @@ from edgefleet.server import control
 from edgefleet.server.data_folder import STORE_FILE
 from edgefleet.server.service import Server, ServerSettings
 from edgefleet.server.store import Store
+from patience import PATIENCE_S
 from sdk.fleet_made import LONG, MadeFleet, found
-from sdk.mqtt_made import MOSQUITTO, PATIENCE_S, Party, mosquitto
+from sdk.mqtt_made import MOSQUITTO, Party, mosquitto
 from sdk.wire_examples import FACTS, SPOOL, event, online
 
 pytestmark = pytest.mark.service

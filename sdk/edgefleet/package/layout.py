@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from edgefleet.errors import InputError, IntegrityError, StorageError
+from edgefleet.errors import InputError, IntegrityError, StorageError, short_line
 from edgefleet.package import digest as digests
 from edgefleet.package import integrity, modelpack
 from edgefleet.package import manifest as model
@@ -246,7 +246,9 @@ class Package:
             raise InputError(doing, "its name cannot be printed", "name a folder written by `edgefleet package`")
         release = notes[model.RELEASE_ANNOTATION]
         if not (release.isdecimal() and len(release) <= model.MAX_COUNT_DIGITS):
-            raise InputError(doing, f"its release is {release!r}", "name a folder written by `edgefleet package`")
+            raise InputError(
+                doing, f"its release is {short_line(release)!r}", "name a folder written by `edgefleet package`"
+            )
 
     def _parse(self, kind: type[Record], digest: str, doing: str) -> Record:
         """A small JSON blob as a record; raises InputError or IntegrityError."""
