@@ -12,7 +12,7 @@ import select
 from collections import deque
 from typing import Any
 
-from edgefleet_agent.spin import SPIN_S, Spin
+from edgefleet_agent.spin import Spin
 
 Message = dict[str, Any]
 RECEIVE_BYTES = 65536
@@ -44,13 +44,24 @@ class Channel:
         self._poll = select.poll()
         self._poll.register(reads, select.POLLIN)
         self._spin = Spin()
+        self._others: list[int] = []
         self._rest = b""
         self._lines: deque[bytes] = deque()
+
+    def wake_by(self, descriptor: int) -> None:
+        """Have `receive` return when another descriptor becomes readable too."""
+        self._others.append(descriptor)
+        self._poll.register(descriptor, select.POLLIN)
+
+    def forget(self, descriptor: int) -> None:
+        """It wakes no longer."""
+        self._others.remove(descriptor)
+        self._poll.unregister(descriptor)
 
     def receive(self, wait_s: float | None) -> Message | None:
         """The next message, None when none comes within `wait_s` (None: for ever); raises EOFError without an agent."""
         while not self._lines:
-            if wait_s is not None and not self._readable(wait_s):
+            if (wait_s is not None or self._others) and not self._readable(wait_s):
                 return None
             chunk = os.read(self._reads, RECEIVE_BYTES)
             if not chunk:
@@ -59,13 +70,14 @@ class Channel:
             self._lines.extend(lines)
         return parsed(self._lines.popleft())
 
-    def _readable(self, wait_s: float) -> bool:
+    def _readable(self, wait_s: float | None) -> bool:
+        """Whether the agent said something; False as well when it was another descriptor."""
+        if wait_s is not None and wait_s < EXACT_BELOW_S:
+            return self._reads in select.select([self._reads, *self._others], [], [], wait_s)[0]
         # Whoever asks again and again does so as soon as it has its answer.
-        if wait_s > SPIN_S and self._spin.found(self._poll.poll):
-            return True
-        if wait_s >= EXACT_BELOW_S:
-            return bool(self._poll.poll(math.ceil(wait_s * 1000)))
-        return bool(select.select([self._reads], [], [], wait_s)[0])
+        found = self._spin.found(self._poll.poll)
+        found = found or self._poll.poll(None if wait_s is None else math.ceil(wait_s * 1000))
+        return self._reads in dict(found)
 
     def send(self, message: Message) -> None:
         """Send a message; raises ConnectionError without an agent."""

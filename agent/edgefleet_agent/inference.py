@@ -5,6 +5,7 @@ How one worker is kept running is `kept_worker`'s business; what is to run is th
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,16 @@ from dataclasses import dataclass
 
 from edgefleet.protocol.messages import ActiveVariant
 from edgefleet_agent import sampled
-from edgefleet_agent.inference_types import FailureKind, InferDone, InferFailure, InferRequest, InferResult, ModelInfo
+from edgefleet_agent.inference_types import (
+    FailureKind,
+    InferDone,
+    InferFailure,
+    InferRequest,
+    InferResult,
+    ModelInfo,
+    Returned,
+    Standing,
+)
 from edgefleet_agent.kept_worker import STRIKES, KeptWorker, Listener, Surroundings, take_window
 from edgefleet_agent.settings import Settings
 from edgefleet_agent.slots import Slots
@@ -88,6 +98,10 @@ class Inference:
         self._waiting.append(_Waiting(request, done, now + WAIT_LIMIT_S))
         self._hand_on(now)
         return True
+
+    def lend(self, client: socket.socket, standing: Standing, returned: Returned) -> bool:
+        """Have the worker that serves answer a client by itself; it is given back when variants change places."""
+        return self._serving is not None and self._serving.lend(client, standing, returned)
 
     def _hand_on(self, now: float) -> None:
         """Give up what has waited for too long, and ask the worker for the first of the others."""

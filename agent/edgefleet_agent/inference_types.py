@@ -5,6 +5,7 @@ It holds no numpy and checks nothing: whoever takes a request from outside check
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -82,6 +83,32 @@ class InferFailure:
 
 InferDone = Callable[[InferResult | InferFailure], None]
 
+Described = tuple[str, str, tuple[int, ...], int]
+"""A tensor without its values: name, numpy's name of the type, shape, size in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A request that a client makes over and over with other values, and its answer, as bytes.
+
+    A request is `question` and the inputs' values, one after the other; its answer is `head`, `text` with the seconds
+    that the inference took for its %.9f, and the outputs' values.
+    """
+
+    digest: str
+    """Of the variant that gives such answers."""
+    question: bytes
+    inputs: tuple[Described, ...]
+    head: bytes
+    text: bytes
+    text_bytes: int
+    """Of `text` with the seconds in it, as `head` says."""
+    outputs: tuple[Described, ...]
+
+
+Returned = Callable[[str | None], None]
+"""A lent connection is the lender's again; a text says why a request of it gets no answer, None: there is none."""
+
 
 class Backend(Protocol):
     """Who answers requests: one worker, or whoever keeps one running."""
@@ -100,5 +127,13 @@ class Backend(Protocol):
         """Take a request and call `done` once, later or at once; False when too many wait already or none can be run.
 
         `request`'s memory may be used again as soon as `done` is called; the result's only until `done` returns.
+        """
+        ...
+
+    def lend(self, client: socket.socket, standing: Standing, returned: Returned) -> bool:
+        """Have the worker itself answer a client that makes a standing request, until it asks anything else.
+
+        Nothing may be read from the client before `returned` was called, later and once; what the worker does not
+        answer is still unread then. False when that cannot be.
         """
         ...

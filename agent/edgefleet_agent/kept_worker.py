@@ -6,6 +6,7 @@ Which variant that is, and who asks it for inferences, is `inference`'s business
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from edgefleet.retry import backoff_s
 from edgefleet_agent import footprint, supervise
 from edgefleet_agent.background import Work
 from edgefleet_agent.channel import Message
-from edgefleet_agent.inference_types import InferDone, InferRequest, ModelInfo
+from edgefleet_agent.inference_types import InferDone, InferRequest, ModelInfo, Returned, Standing
 from edgefleet_agent.settings import Settings
 from edgefleet_agent.slots import SlotDamagedError, Slots
 from edgefleet_agent.supervise import Worker
@@ -81,7 +82,8 @@ class KeptWorker:
         self._worker: Worker | None = None
         self._checking: Work[VariantSpec] | None = None
         self._serves = False
-        self._started_at = self._heard_at = self._asked_at = now
+        self._started_at = self._heard_at = self._asked_at = self._lent_at = now
+        self._lent = 0, 0
         self._next_at = now
         self._said: set[tuple[str, str]] = set()
 
@@ -108,6 +110,10 @@ class KeptWorker:
             return False
         self._asked_at = now
         return True
+
+    def lend(self, client: socket.socket, standing: Standing, returned: Returned) -> bool:
+        """As `Worker.lend`, where it serves."""
+        return self._worker is not None and self._serves and self._worker.lend(client, standing, returned)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -189,7 +195,9 @@ class KeptWorker:
         """Why it is taken to hang in its runtime, if it is."""
         settings = self._around.settings
         hang_s = settings.worker.hang_s
-        if worker.busy and now - self._asked_at > hang_s:
+        if worker.lent != self._lent:
+            self._lent, self._lent_at = worker.lent, now
+        if (worker.busy and now - self._asked_at > hang_s) or (self._lent[0] and now - self._lent_at > hang_s):
             return f"an inference did not end within {hang_s:.0f} s"
         if worker.ready and not self._serves:
             return None

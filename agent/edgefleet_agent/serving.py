@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgefleet_agent.inference_types import FailureKind
 from edgefleet_agent.shared_arrays import SharedArrays
 from edgefleet_agent.sinks import Results
 from edgefleet_agent.sources import Sample
+from edgefleet_agent.standing_clients import Inferred, StandingClients
 from edgefleet_agent.tally import Tally
 from edgefleet_agent.variant import Array, Arrays, Variant
 
@@ -61,9 +63,11 @@ class Samples:
             self.failures += 1
             self.due_s = time.monotonic() + backoff_s(self.failures, SOURCE_FIRST_S, SOURCE_CAP_S)
             raise
-        self.failures = 0
         if sample is None:
+            # No success yet: a camera that is not there says so only once its driver has tried.
             self.due_s = time.monotonic() + NOTHING_NEW_S
+        else:
+            self.failures = 0
         return sample
 
     def used(self) -> None:
@@ -76,9 +80,12 @@ class Serving:
 
     def __init__(
         self, channel: Talk, variant: Variant, arrays: SharedArrays, samples: Callable[[], Samples] | None,
-        window_s: float, results: Results | None = None,
+        window_s: float, results: Results | None = None, clients: StandingClients | None = None,
     ) -> None:  # fmt: skip
-        """Nothing is counted, and no source opened, before the agent says `begin`. `results` gets the source's."""
+        """Nothing is counted, and no source opened, before the agent says `begin`. `results` gets the source's.
+
+        `clients`: whom it answers by itself; `channel` wakes by them.
+        """
         self._channel = channel
         self._variant = variant
         self._arrays = arrays
@@ -86,6 +93,7 @@ class Serving:
         self._samples: Samples | None = None
         self._window_s = window_s
         self._results = results
+        self._clients = clients
         self._tally: Tally | None = None
         self._is_sample_wanted = False
         self._obey: dict[str, Callable[[Message], None]] = {
@@ -97,10 +105,14 @@ class Serving:
         """Until the agent says `leave`; raises EOFError when it is gone."""
         while True:
             message = self._channel.receive(self._wait_s())
+            if self._clients is not None and (self._clients.any or message is None):
+                self._clients.turn(self._for_client)
             if message is None:
                 if self._samples is not None and self._samples.due_s <= time.monotonic():
                     self._sample(self._samples)
             elif message["kind"] == "leave":
+                if self._clients is not None:
+                    self._clients.give_back()
                 self._close_window()
                 return
             else:
@@ -115,7 +127,8 @@ class Serving:
         until_s = self._tally.started_s + self._window_s
         if self._samples is not None:
             until_s = min(until_s, self._samples.due_s)
-        return max(0.0, until_s - time.monotonic())
+        wait_s = max(0.0, until_s - time.monotonic())
+        return wait_s if self._clients is None or not self._clients.any else min(wait_s, self._clients.wait_s())
 
     def _begin(self, _message: Message) -> None:
         self._tally = Tally()
@@ -153,6 +166,18 @@ class Serving:
         else:
             self._channel.send({"kind": "inferred", "outputs": places})
         self._count(inputs, outputs, (began_s, prepared_s, inferred_s))
+
+    def _for_client(self, inputs: Arrays) -> Inferred | None:
+        """A request of a client that is lent."""
+        began_s = time.perf_counter()
+        try:
+            outputs, prepared_s, inferred_s = self._timed(inputs)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - the agent asks again, and is told what a runtime raises
+            return None
+        times = began_s, prepared_s, inferred_s
+        return Inferred(outputs, inferred_s - prepared_s, partial(self._count, inputs, outputs, times))
 
     def _fail(self, kind: FailureKind, reason: str) -> None:
         self._channel.send({"kind": "not_inferred", "failure": kind, "reason": reason})

@@ -9,12 +9,13 @@ import fcntl
 import json
 import logging
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
 from edgefleet.package.layout import GOLDEN_FILE
 from edgefleet.package.manifest import TensorSpec, VariantSpec
-from edgefleet_agent import slot_options
+from edgefleet_agent import slot_options, standing_message
 from edgefleet_agent.channel import INFER, RECEIVE_BYTES, Message, parsed
 from edgefleet_agent.inference_types import (
     FailureKind,
@@ -24,6 +25,8 @@ from edgefleet_agent.inference_types import (
     InferResult,
     ModelInfo,
     RawTensor,
+    Returned,
+    Standing,
     TensorInfo,
 )
 from edgefleet_agent.settings import RuntimeSettings, Settings, WorkerSettings
@@ -32,6 +35,7 @@ from edgefleet_agent.worker_process import WorkerProcess
 
 log = logging.getLogger("edgefleet.agent")
 
+MAX_LENT = 8
 PIPE_BYTES = 65536
 """What a pipe holds at first (pipe(7))."""
 DEFAULT_RUNTIME = RuntimeSettings()
@@ -51,6 +55,9 @@ class Worker:
         self._layout: object = None
         self._inputs: list[Place] = []
         self._outputs: list[Place] = []
+        self._lent: dict[int, Returned] = {}
+        self._lent_before = 0
+        self._end: str | None = None
         self._send_plan(plan)
         for descriptor in (process.reads, process.writes):
             os.set_blocking(descriptor, False)
@@ -120,8 +127,32 @@ class Worker:
             log.debug("the worker takes nothing more: %s", error)
         return True
 
+    @property
+    def lent(self) -> tuple[int, int]:
+        """As `Region.lent`."""
+        return self._process.region.lent
+
+    def lend(self, client: socket.socket, standing: Standing, returned: Returned) -> bool:
+        """As `Backend.lend`; `returned` is called by `messages`, `kill` or `stop`."""
+        if not self._ready or self._info is None or standing.digest != self._info.digest or len(self._lent) >= MAX_LENT:
+            return False
+        number = self._lent_before + 1
+        try:
+            socket.send_fds(self._process.clients, [standing_message.packed(number, standing)], [client.fileno()])
+        except OSError as error:
+            log.debug("the worker takes no client: %s", error)
+            return False
+        self._lent[number], self._lent_before = returned, number
+        return True
+
+    def _returned(self, message: Message) -> None:
+        returned = self._lent.pop(message["client"], None)
+        if returned is not None:
+            returned(None)
+
     def give_up(self, reason: str) -> None:
         """Whoever waits for an inference gets none."""
+        self._end = self._end or reason
         if self._asked is not None:
             done, self._asked = self._asked, None
             done(InferFailure(FailureKind.UNAVAILABLE, reason))
@@ -197,10 +228,16 @@ class Worker:
         self.give_up("the worker was stopped")
         self._ready = False
         self._process.stop()
+        lent, self._lent = self._lent, {}
+        for number, returned in lent.items():
+            returned(self._end if number == self._process.last_client else None)
 
 
 _INFER = f"{INFER}\n".encode()
-_ANSWERS = {"inferred": Worker._inferred, "not_inferred": Worker._not_inferred}  # noqa: SLF001 - its own table
+# Its own table.
+_ANSWERS = {
+    "inferred": Worker._inferred, "not_inferred": Worker._not_inferred, "returned": Worker._returned,  # noqa: SLF001
+}  # fmt: skip
 
 
 def model_info(spec: VariantSpec, digest: str) -> ModelInfo:

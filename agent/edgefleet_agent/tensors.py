@@ -14,7 +14,7 @@ from collections.abc import Iterable
 ALIGNMENT_BYTES = 64
 """Of every tensor: the widest vector registers in use."""
 HEADER_BYTES = ALIGNMENT_BYTES
-"""Before the first tensor: how long the last inference took, in seconds, as a double."""
+"""Before the first tensor: how long the last inference took, in seconds, as a double; and `Region.lent`."""
 FIRST_BYTES = 64 * 1024
 MAX_BYTES = 1024**3
 
@@ -41,6 +41,8 @@ def lay_out(
 
 
 _SECONDS = struct.Struct("<d")
+_LENT = struct.Struct("<qq")
+_LENT_OFFSET = _SECONDS.size
 
 
 class Region:
@@ -91,6 +93,19 @@ class Region:
     @inference_s.setter
     def inference_s(self, seconds: float) -> None:
         _SECONDS.pack_into(self.view, 0, seconds)
+
+    @property
+    def lent(self) -> tuple[int, int]:
+        """(number of the lent client whose request the worker is at, 0 for none; how many such requests there were).
+
+        What a worker cannot say any more when it hangs or has died.
+        """
+        client, requests = _LENT.unpack_from(self.view, _LENT_OFFSET)
+        return client, requests
+
+    @lent.setter
+    def lent(self, client_requests: tuple[int, int]) -> None:
+        _LENT.pack_into(self.view, _LENT_OFFSET, *client_requests)
 
     def _map(self) -> None:
         size_bytes = os.fstat(self._descriptor).st_size

@@ -10,6 +10,7 @@ import ctypes
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from array import array
@@ -26,6 +27,7 @@ from edgefleet_agent.serving import Samples, Serving, one_line_of
 from edgefleet_agent.shared_arrays import SharedArrays
 from edgefleet_agent.sinks import Results
 from edgefleet_agent.sources import open_source
+from edgefleet_agent.standing_clients import StandingClients
 from edgefleet_agent.tensors import Region
 from edgefleet_agent.variant import Array, Arrays, Variant
 
@@ -71,7 +73,9 @@ def _measured(variant: Variant, samples: Sequence[Arrays], asked: Message) -> Me
 
 def _run(channel: Channel, variant: Variant, plan: Message) -> None:
     """Serve requests, and a source where there is one."""
-    arrays = SharedArrays(Region(plan["memory"]), variant.spec)
+    region = Region(plan["memory"])
+    arrays = SharedArrays(region, variant.spec)
+    clients = StandingClients(socket.socket(fileno=plan["clients"]), region, channel)
     _warmed_up(variant, plan)
     channel.send({"kind": "ready"})
     source = plan["source"]
@@ -80,7 +84,8 @@ def _run(channel: Channel, variant: Variant, plan: Message) -> None:
         return Samples(lambda: open_source(source, variant.spec), source["rate_per_s"])
 
     results = Results(plan["sinks"], variant.spec, plan["digest"])
-    Serving(channel, variant, arrays, None if source is None else samples, plan["window_s"], results).run()
+    opens = None if source is None else samples
+    Serving(channel, variant, arrays, opens, plan["window_s"], results, clients).run()
 
 
 def _warmed_up(variant: Variant, plan: Message) -> list[dict[str, Array]]:
@@ -97,14 +102,17 @@ MODES: dict[str, Callable[[Channel, Variant, Message], None]] = {
 }
 
 
-def work(channel: Channel) -> None:
-    """Receive a plan, open its variant, and do what its mode says; raises EOFError when the agent is gone."""
+def work(channel: Channel, clients: int) -> None:
+    """Receive a plan, open its variant, and do what its mode says; raises EOFError when the agent is gone.
+
+    `clients`: the descriptor through which connections come.
+    """
     while (plan := channel.receive(None)) is None:
         pass
     if plan["memory_mb"] is not None:
         _limit_memory(plan["memory_mb"] * BYTES_PER_MB)
     options = Options(**{**plan["options"], "providers": tuple(plan["options"]["providers"])})
-    MODES[plan["mode"]](channel, Variant(Path(plan["slot"]), plan["spec"], options), plan)
+    MODES[plan["mode"]](channel, Variant(Path(plan["slot"]), plan["spec"], options), {**plan, "clients": clients})
 
 
 def _limit_memory(limit_bytes: int) -> None:
@@ -133,7 +141,7 @@ def _end_with_the_agent() -> None:
 
 
 def main() -> int:
-    """Entry point: `python -m edgefleet_agent.worker READS WRITES [RUNTIME]`, two descriptors of pipes.
+    """Entry point: `python -m edgefleet_agent.worker READS WRITES CLIENTS [RUNTIME]`: two pipes and a socket.
 
     RUNTIME, one of `runtimes.RUNTIMES`, is loaded before there is a plan.
     """
@@ -142,9 +150,9 @@ def main() -> int:
     log_lines.to_stderr()
     channel = Channel(int(sys.argv[1]), int(sys.argv[2]))
     try:
-        for runtime in sys.argv[3:]:
+        for runtime in sys.argv[4:]:
             runtimes.load(runtime)
-        work(channel)
+        work(channel, int(sys.argv[3]))
     except (EOFError, ConnectionError):
         return 0
     except EdgefleetError as error:

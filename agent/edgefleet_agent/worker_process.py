@@ -1,4 +1,4 @@
-"""A worker's process: its pipes, the memory that it shares, and its end for certain.
+"""A worker's process: its pipes, the socket for its clients, the memory that it shares, and its end for certain.
 
 It knows nothing of what is said over the pipes: what the process does is told to it by whoever holds it.
 """
@@ -6,6 +6,7 @@ It knows nothing of what is said over the pipes: what the process does is told t
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -16,22 +17,32 @@ STOP_AFTER_S = 2.0
 
 
 class WorkerProcess:
-    """One process, which waits for a plan; `reads` and `writes` are the agent's ends of its pipes, -1 once stopped."""
+    """One process, which waits for a plan; `reads` and `writes` are the agent's ends of its pipes, -1 once stopped.
+
+    Connections of clients are passed to it through `clients`.
+    """
 
     def __init__(self, runtime: str | None = None) -> None:
         """Start it; `runtime` is loaded at once rather than with its plan. Raises OSError."""
         self.runtime = runtime
+        self.last_client = 0
+        """Once stopped: whose request it was at then, 0 for nobody's."""
         self._held = ExitStack()
         with ExitStack() as unless_started, ExitStack() as theirs:
             unless_started.callback(self._held.close)
             self.region = Region.make()
-            self._held.callback(self.region.close)
+            unless_started.callback(self.region.close)
             self.reads, their_end = self._pipe(0, theirs)
             their_start, self.writes = self._pipe(1, theirs)
-            words = [str(their_start), str(their_end), *([] if runtime is None else [runtime])]
+            self.clients, their_clients = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._held.callback(self.clients.close)
+            theirs.callback(their_clients.close)
+            self.clients.setblocking(False)
+            inherited = (their_start, their_end, their_clients.fileno())
+            words = [*map(str, inherited), *([] if runtime is None else [runtime])]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "edgefleet_agent.worker", *words],
-                pass_fds=(their_start, their_end, self.region.fileno()),
+                pass_fds=(*inherited, self.region.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 # A signal to the agent's whole group (Ctrl-C, timeout(1)) is for the agent to act on.
@@ -69,8 +80,12 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """End it: close its pipes, then kill."""
+        if self.reads < 0:
+            return
         self.reads = self.writes = -1
         self._held.close()
         if self.wait() is None:
             self._process.kill()
             self._process.wait()
+        self.last_client, _ = self.region.lent
+        self.region.close()

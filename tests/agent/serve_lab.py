@@ -21,6 +21,8 @@ from edgefleet_agent.inference_types import (
     InferResult,
     ModelInfo,
     RawTensor,
+    Returned,
+    Standing,
     TensorInfo,
 )
 from edgefleet_agent.serve.server import Server
@@ -45,6 +47,8 @@ class Echo:
         self.at_once = at_once
         self.has_room = True
         self.asked: list[tuple[InferRequest, InferDone]] = []
+        self.takes_clients = False
+        self.lent: list[tuple[socket.socket, Standing, Returned]] = []
 
     @property
     def metadata(self) -> ModelInfo | None:
@@ -58,6 +62,11 @@ class Echo:
         else:
             self.asked.append((request, done))
         return True
+
+    def lend(self, client: socket.socket, standing: Standing, returned: Returned) -> bool:
+        if self.takes_clients:
+            self.lent.append((client, standing, returned))
+        return self.takes_clients
 
     def result(self, request: InferRequest) -> InferResult:
         assert self.info is not None

@@ -65,6 +65,10 @@ class FakeWorker:
     def metadata(self) -> ModelInfo | None:
         return ModelInfo("m", self.digest, "litert", (), ()) if self.ready else None
 
+    @property
+    def lent(self) -> tuple[int, int]:
+        return 0, 0
+
     def fileno(self) -> int:
         return id(self)
 

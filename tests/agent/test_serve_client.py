@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -155,7 +155,6 @@ def test_every_type_of_numpys_files_is_read(tmp_path: Path, dtype: str) -> None:
     assert (read.dtype, read.shape, bytes(read.data)) == (dtype, (1, 3), array.tobytes())
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, min_side=0)))
 def test_every_shape_is_read(array: np.ndarray) -> None:
     stream = io.BytesIO()

@@ -12,9 +12,22 @@ from typing import NamedTuple
 import pydantic_core
 
 from edgefleet.errors import short_line
+from edgefleet_agent.inference_types import Described, InferRequest
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
+
+
+class Form(NamedTuple):
+    """What of a request and its answer stays the same with other values; all of those lie raw behind the JSON."""
+
+    asked: bytes
+    """The JSON of the request."""
+    request: InferRequest
+    answered: bytes
+    """The JSON of the answer, with %.9f for the seconds that the inference took."""
+    outputs: tuple[Described, ...]
+    digest: str
 
 
 # A tuple, since one is made for each request: a frozen dataclass takes four times as long.
@@ -26,6 +39,7 @@ class Answer(NamedTuple):
     json_bytes: int | None = None
     allow: str | None = None
     """Of a 405: the methods that there are."""
+    form: Form | None = None
 
     def head(self, *, closes: bool, version: str) -> bytes:
         """The header section; `version` is the client's, 1.0 or 1.1."""

@@ -5,17 +5,19 @@ What a request means is none of its business, nor whom else there is.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 from contextlib import suppress
-from enum import StrEnum
 from functools import partial
 from http import HTTPStatus
 
-from edgefleet_agent.serve.answers import Answer, RefusedError
+from edgefleet_agent.serve.answers import Answer, Form, RefusedError
 from edgefleet_agent.serve.bodies import Body, ChunkedBody, SizedBody
+from edgefleet_agent.serve.habit import Habit, standing
 from edgefleet_agent.serve.head import CHUNKED, END, Head, end_of_head, parse_head
 from edgefleet_agent.serve.owner import Owner
+from edgefleet_agent.serve.phase import Phase
 
 RECV_BYTES = 256 * 1024
 # Of one connection in one turn of the loop, which has a broker and a worker to serve beside it.
@@ -29,25 +31,6 @@ ANSWER_S = 120.0
 LINGER_S = 2.0
 JOINED_BYTES = 16 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Phase(StrEnum):
-    """What a connection is doing."""
-
-    IDLE = "idle"
-    """Waits for a request's first byte."""
-    HEAD = "head"
-    """Has a part of a request's head."""
-    BODY = "body"
-    """Has a head and not all of the body."""
-    ANSWERING = "answering"
-    """Waits for the answer; nothing is read meanwhile."""
-    WRITING = "writing"
-    """Has an answer that the client does not take as fast."""
-    LINGERING = "lingering"
-    """Has said its last word, and reads on so that the client gets to read it."""
-    CLOSED = "closed"
-    """Is gone."""
 
 
 class Connection:
@@ -70,6 +53,7 @@ class Connection:
         self._waiting: list[memoryview] = []
         self._closes = False
         self._advancing = False
+        self._habit = Habit()
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -262,7 +246,28 @@ class Connection:
         if self._waiting:
             # What a result's tensors lie in is used again as soon as this returns.
             self._waiting = [memoryview(bytes(part)) for part in self._waiting]
+        if answer.form is not None and self._habit.took(self._raw_head, answer.form):
+            self._lend(answer, answer.form)
         self._advance()
+
+    def _lend(self, answer: Answer, form: Form) -> None:
+        """Leave the connection to the worker, which answers what is to be expected with half of the wake-ups."""
+        if self.phase is not Phase.IDLE or self._buffer or self._head is None:
+            return
+        asked = standing(self._raw_head, self._head, form, answer.head(closes=False, version="1.1"))
+        if asked is not None and self._owner.lend(self._socket, asked, self._returned):
+            self._enter(Phase.LENT, math.inf)
+            self._watch(0)
+
+    def _returned(self, reason: str | None) -> None:
+        """The worker is done with the connection, or gives no answer to a request that it has taken."""
+        if self.phase is not Phase.LENT:
+            return
+        self._enter(Phase.IDLE, IDLE_S)
+        if reason is not None:
+            self._refuse(RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason))
+        else:
+            self._watch(select.EPOLLIN)
 
     def _flush(self) -> None:
         """Write as much as the kernel takes."""

@@ -68,6 +68,7 @@ class _Request(_Part):
 class _Layout:
     """What the JSON of a request says; values that it holds itself are in `packed`, of the others the places."""
 
+    text: bytes
     places: tuple[_Place, ...]
     packed: tuple[RawTensor, ...]
     raw_bytes: int
@@ -95,6 +96,8 @@ class Asked(NamedTuple):
     request_id: str | None
     binary: dict[str, bool]
     """Output → whether it is wanted raw; in the order of the answer."""
+    text: bytes | None = None
+    """The JSON where all values lie behind it; the same object each time where it is kept."""
 
 
 def parse(body: memoryview, header_length: str | None, model: ModelInfo) -> Asked:
@@ -112,7 +115,8 @@ def parse(body: memoryview, header_length: str | None, model: ModelInfo) -> Aske
     if len(raw) != layout.raw_bytes:
         raise _bad(f"{len(raw)} bytes follow the JSON, the inputs' binary_data_size are {layout.raw_bytes} together")
     tensors = (*layout.packed, *[_raw(place, raw) for place in layout.places])
-    return Asked(InferRequest(tensors, layout.outputs), layout.request_id, layout.binary)
+    standing = None if layout.packed else layout.text
+    return Asked(InferRequest(tensors, layout.outputs), layout.request_id, layout.binary, standing)
 
 
 # The same in one request after the other of a client.
@@ -158,7 +162,7 @@ def _layout(text: bytes, model: ModelInfo) -> _Layout:
         raise _bad(f"input {min(missing)!r} is missing")
     binary = _wanted(asked, model)
     outputs = tuple(binary) if asked.outputs else None
-    return _Layout(tuple(places), tuple(packed_), offset, outputs, asked.id, binary)
+    return _Layout(text, tuple(places), tuple(packed_), offset, outputs, asked.id, binary)
 
 
 _kept: dict[bytes, tuple[ModelInfo, _Layout]] = {}

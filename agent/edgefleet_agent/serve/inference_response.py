@@ -11,7 +11,7 @@ from http import HTTPStatus
 import pydantic_core
 
 from edgefleet_agent.inference_types import FailureKind, InferFailure, InferResult, RawTensor
-from edgefleet_agent.serve.answers import Answer, RefusedError
+from edgefleet_agent.serve.answers import Answer, Form, RefusedError
 from edgefleet_agent.serve.datatypes import DATATYPES, FLOATS, all_finite, unpacked
 from edgefleet_agent.serve.inference_request import Asked
 
@@ -38,13 +38,17 @@ def respond(result: InferResult | InferFailure, asked: Asked, model_name: str, v
         reason = "the model became another one meanwhile; ask again"
         raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
     raw = [tensor.data for tensor in tensors if asked.binary[tensor.name]]
+    form = None
     if len(raw) == len(tensors):
         described = tuple([(tensor.name, tensor.dtype, tensor.shape, len(tensor.data)) for tensor in tensors])
-        text = _raw_text(model_name, result.digest, asked.request_id, described) % result.inference_s
+        pattern = _raw_text(model_name, result.digest, asked.request_id, described)
+        text = pattern % result.inference_s
+        if asked.text is not None:
+            form = Form(asked.text, asked.request, pattern, described, result.digest)
     else:
         outputs = [_output(tensor, raw=asked.binary[tensor.name]) for tensor in tensors]
         text = _text(model_name, result.digest, asked.request_id, result.inference_s, outputs)
-    return Answer(HTTPStatus.OK, (text, *raw), json_bytes=len(text) if raw else None)
+    return Answer(HTTPStatus.OK, (text, *raw), json_bytes=len(text) if raw else None, form=form)
 
 
 def _text(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from edgefleet_agent.inference_types import Returned, Standing
 from edgefleet_agent.serve.answers import Answer
 from edgefleet_agent.serve.head import Head
 
@@ -35,6 +37,10 @@ class Owner(Protocol):
 
     def answer(self, head: Head, body: memoryview, reply: Callable[[Answer], None]) -> None:
         """Call `reply` once, now or later; raises nothing."""
+        ...
+
+    def lend(self, client: socket.socket, standing: Standing, returned: Returned) -> bool:
+        """As `Backend.lend`."""
         ...
 
     def watch(self, descriptor: int, mask: int) -> None:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from edgefleet_agent.inference_types import Backend
+from edgefleet_agent.inference_types import Backend, Returned, Standing
 from edgefleet_agent.serve import hosts, routes
 from edgefleet_agent.serve.answers import Answer
-from edgefleet_agent.serve.connection import Connection, Phase
+from edgefleet_agent.serve.connection import Connection
 from edgefleet_agent.serve.head import Head
+from edgefleet_agent.serve.phase import Phase
 from edgefleet_agent.serve.routes import Served
 from edgefleet_agent.settings import ServeSettings
 
@@ -208,6 +209,10 @@ class Server:
     def answer(self, head: Head, body: memoryview, reply: Callable[[Answer], None]) -> None:
         """Call `reply` once, now or later; raises nothing."""
         routes.answer(self._served, head, body, reply)
+
+    def lend(self, client: socket.socket, standing: Standing, returned: Returned) -> bool:
+        """Have the worker answer a client by itself, as long as it makes the same request; False: it cannot."""
+        return self._served.backend.lend(client, standing, returned)
 
     def watch(self, descriptor: int, mask: int) -> None:
         """Wait for other events of a connection's socket than before."""
