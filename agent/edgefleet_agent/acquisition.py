@@ -36,6 +36,8 @@ class Means:
     """None: MQTT only."""
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    floor_mib: float = 0.0
+    """Of the disk, what the profile has left free."""
 
 
 class Metadata:
@@ -207,7 +209,11 @@ class Acquisition:
         """Reserve the disk for every layer, and look for what is here, before the first byte is asked for."""
         slots, digest, manifest_bytes = self._slots, self.candidate.digest, self._manifest_bytes
         self._digests = digests
-        self._preparing = Work(slots.turn, lambda cancelled: prepare(slots, digest, manifest_bytes, digests, cancelled))
+        floor_mib = self._means.floor_mib
+        self._preparing = Work(
+            slots.turn,
+            lambda cancelled: prepare(slots, digest, manifest_bytes, digests, cancelled, floor_mib=floor_mib),
+        )
 
     def _download(self, now: float) -> None:
         if self._preparing is not None:

@@ -56,7 +56,8 @@ _extras = click.option(
     "extras",
     multiple=True,
     metavar="NAME",
-    help="Runtime: litert (tflite on 32 bits), onnx or openvino; may be repeated.",
+    help="Runtime: litert (tflite on 32 bits), onnx or openvino; or what a source needs: camera, or data for pictures."
+    " May be repeated, and replaces what is chosen without it.",
 )
 
 
@@ -125,11 +126,11 @@ def bench(path: Path, *, as_json: bool) -> None:
     It takes minutes, and changes nothing: what was decided stays decided.
     """
     from edgefleet_agent import bench as benches
+    from edgefleet_agent import status as statuses
     from edgefleet_agent.settings import load
-    from edgefleet_agent.status import running_agent
 
     settings = load(path)
-    running = running_agent(settings.state_folder)
+    running = statuses.read(settings.state_folder).running
     record = benches.bench(settings, live=running is not None)
     click.echo(record.model_dump_json(indent=2) if as_json else "\n".join(benches.lines(record)))
 
@@ -202,14 +203,15 @@ def install(
     from edgefleet_agent.host import setup
     from edgefleet_agent.host.environments import Environments, Made
     from edgefleet_agent.host.service import AGENT_UNIT, Systemd
-    from edgefleet_agent.host.wheels import extras_here, folder_of, requirement
+    from edgefleet_agent.host.wheels import extras_for, extras_here, folder_of, requirement
     from edgefleet_agent.settings import load
 
     setup.check_root()
     path = path.resolve()
     settings = load(path)
     wanted = version or (None if wheels is not None else __version__)
-    record = Made(version=wanted or "", extras=extras or extras_here(), system_site_packages=system_packages)
+    chosen = extras or (*extras_here(), *extras_for(settings.source))
+    record = Made(version=wanted or "", extras=chosen, system_site_packages=system_packages)
     environments = Environments(folder)
     with environments.alone(), folder_of(wheels, folder) as found:
         asked = setup.Setup(path, settings, requirement(wanted, record.extras, found), record)
@@ -235,14 +237,15 @@ def upgrade(
     power cut.
     """
     from edgefleet_agent.host import setup, upgrade
-    from edgefleet_agent.host.wheels import folder_of, requirement
+    from edgefleet_agent.host.wheels import extras_for, folder_of, requirement
     from edgefleet_agent.settings import load
 
     setup.check_root()
     path = path.resolve()
     settings, host = load(path), upgrade.machine(folder)
     before = upgrade.current_record(host.environments)
-    record = before.model_copy(update={"extras": extras or before.extras})
+    chosen = extras or tuple(dict.fromkeys((*before.extras, *extras_for(settings.source))))
+    record = before.model_copy(update={"extras": chosen})
     with host.environments.alone():
         click.echo(f"filling {host.environments.path(host.environments.other())} (this may take minutes)")
         with folder_of(wheels, folder) as found:

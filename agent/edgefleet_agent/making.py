@@ -44,7 +44,9 @@ class Maker:
     def make(self, desired: Desired, resumed: bool, only: str | None) -> Install:
         """One installation; `only` is the digest of the one variant that it must be."""
         settings, slots, active = self.settings, self.folder.slots, self.folder.journal.entry.active
-        means = acquisition.Means(slots, self.host, self.http(), settings.runtime, settings.worker)
+        means = acquisition.Means(
+            slots, self.host, self.http(), settings.runtime, settings.worker, self.profile.storage.free_floor_mib
+        )
         runs = None if active is None else active.digest
         return Install(
             desired, self.profile, self.facts.machine.runtimes, means, resumed=resumed, only=only,

@@ -17,7 +17,7 @@ from edgefleet_agent import slots as slot_files
 from edgefleet_agent.part_file import PartFile
 from edgefleet_agent.slots import Slots
 
-# For the journal, the spool and whoever else lives on the disk; of a small disk a part.
+# For the journal, the spool and whoever else lives on the disk, at least; of a small disk a part.
 FLOOR_BYTES = 16 * 1024 * 1024
 FLOOR_SHARE = 32
 
@@ -54,18 +54,30 @@ class Prepared:
         return sum(file.part.size_bytes for file in self.files)
 
 
+def kept_free(disk_bytes: int, floor_mib: float) -> int:
+    """Bytes that an install leaves free on a disk of that size, of a profile's `free_floor_mib`."""
+    return min(max(FLOOR_BYTES, int(floor_mib * 2**20)), disk_bytes // FLOOR_SHARE)
+
+
 def prepare(
-    slots: Slots, digest: str, manifest_bytes: bytes, digests: bytes, cancelled: Callable[[], bool]
+    slots: Slots,
+    digest: str,
+    manifest_bytes: bytes,
+    digests: bytes,
+    cancelled: Callable[[], bool],
+    *,
+    floor_mib: float = 0.0,
 ) -> Prepared:
     """Reserve the disk for every layer of the variant `digest`, re-hash what was pulled, copy what is at hand.
 
-    `digests` are the raw block digests of all layers, in order. Raises NoRoomError, ValueError (the package makes no
-    sense) or OSError.
+    `digests` are the raw block digests of all layers, in order; `floor_mib` is as for `kept_free`. Raises NoRoomError,
+    ValueError (the package makes no sense) or OSError.
     """
     layers = slot_files.layers_to_pull(Manifest.model_validate_json(manifest_bytes))
     _check(layers, digests)
     staging = slots.staging(digest)
-    _make_room(slots, digest, staging, layers, len(manifest_bytes) + len(digests))
+    need = _needed(slots, staging, layers) + len(manifest_bytes) + len(digests)
+    _make_room(slots, digest, staging, need, floor_mib)
     slots.describe(staging, manifest_bytes, digests)
     files: list[LayerFile] = []
     first = 0
@@ -106,15 +118,18 @@ def _check(layers: list[Descriptor], digests: bytes) -> None:
         raise ValueError("the block digests do not fit the layers")
 
 
-def _make_room(slots: Slots, digest: str, staging: Path, layers: list[Descriptor], more_bytes: int) -> None:
-    """Make sure that the variant fits, with a floor left free; what nobody runs goes when it must."""
-    present = sum(_allocated(slots.part(staging, layer), layer.size) for layer in layers)
-    need = sum(layer.size for layer in layers) - present + more_bytes
-    have, floor = _free(staging)
+def _needed(slots: Slots, staging: Path, layers: list[Descriptor]) -> int:
+    """Bytes of the layers that the disk has not reserved yet."""
+    return sum(layer.size - _allocated(slots.part(staging, layer), layer.size) for layer in layers)
+
+
+def _make_room(slots: Slots, digest: str, staging: Path, need: int, floor_mib: float) -> None:
+    """Make sure that so many bytes fit, with a floor left free; what nobody runs goes when it must."""
+    have, floor = _free(staging, floor_mib)
     if need > have:
         for folder in slots.spare(digest):
             shutil.rmtree(folder, ignore_errors=True)
-        have, floor = _free(staging)
+        have, floor = _free(staging, floor_mib)
     if need > have:
         raise NoRoomError(f"{need} bytes are needed, {have} are free beside the {floor} that stay free")
 
@@ -128,10 +143,10 @@ def _allocated(part: Path, size: int) -> int:
     return min(found.st_blocks * 512, size) if found.st_size == size else 0
 
 
-def _free(folder: Path) -> tuple[int, int]:
+def _free(folder: Path, floor_mib: float) -> tuple[int, int]:
     """(bytes that may be used, bytes that stay free)."""
     usage = shutil.disk_usage(folder)
-    floor = min(FLOOR_BYTES, usage.total // FLOOR_SHARE)
+    floor = kept_free(usage.total, floor_mib)
     return max(0, usage.free - floor), floor
 
 

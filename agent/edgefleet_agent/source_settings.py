@@ -10,6 +10,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+_LEVEL = r"(?:\+|[^+#/\x00]*)"
+# MQTT 3.1.1, section 4.7.1: + is a whole level, # is the last one.
+_FILTER = rf"^(?:#|{_LEVEL}(?:/{_LEVEL})*(?:/#)?)$"
+
 
 class Section(BaseModel):
     """A section of the settings: it is not changed, and what it does not know is refused."""
@@ -73,7 +77,7 @@ class MqttSource(Section):
     """A topic of the house's own broker."""
 
     kind: Literal["mqtt"]
-    topic: str = Field(min_length=1, max_length=1024)
+    topic: str = Field(min_length=1, max_length=1024, pattern=_FILTER)
     """It may hold + and #."""
     payload: Literal["picture", "json", "raw"] = "picture"
     """An image file; nested lists, or an object of them by input; the input's values, little-endian."""
@@ -97,7 +101,7 @@ class MqttSink(Section):
     """Results as JSON on a topic of the house's own broker."""
 
     kind: Literal["mqtt"]
-    topic: str = Field(min_length=1, max_length=1024, pattern=r"^[^+#]+$")
+    topic: str = Field(min_length=1, max_length=1024, pattern=r"^[^+#\x00]+$")
     broker: LocalBroker = LocalBroker()
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgefleet import __version__
+from edgefleet.errors import StorageError
 from edgefleet.protocol.messages import ActiveVariant, State
 from edgefleet_agent.journal import FILE_NAME as JOURNAL_FILE
-from edgefleet_agent.journal import Entry
+from edgefleet_agent.journal import Entry, Refusal
 
 STATUS_FILE = "status.json"
 # A connection that comes and goes must not wear a memory card out.
@@ -40,6 +41,8 @@ class Running(BaseModel):
     """The committed variant answers; true where nothing is committed."""
     why_not: str | None = None
     """Why it is not connected."""
+    folder: str | None = None
+    """Its state folder, as the kernel tells it from a copy; None: noted by a version that did not say so."""
 
 
 class StatusFile:
@@ -49,14 +52,16 @@ class StatusFile:
         """Nothing is written before `note`."""
         self._path = folder / STATUS_FILE
         self._started = started(os.getpid()) or 0
+        self._folder: str | None = None
         self._written: Running | None = None
         self._written_at = float("-inf")
 
     def note(self, now: float, *, connected: bool, infers: bool, why_not: str | None) -> None:
         """Write what changed, every 2 s at most; `now` is monotonic. A disk that refuses is tried again."""
+        self._folder = self._folder or _identity(self._path.parent)
         running = Running(
             pid=os.getpid(), started=self._started, version=__version__, environment=sys.prefix, connected=connected,
-            infers=infers, why_not=None if connected else why_not,
+            infers=infers, why_not=None if connected else why_not, folder=self._folder,
         )  # fmt: skip
         if running == self._written or now - self._written_at < WRITE_EVERY_S:
             return
@@ -89,36 +94,64 @@ class Status(BaseModel):
     active: ActiveVariant | None = None
     locked: str | None = None
     """Why nothing may be activated now."""
+    refused: str | None = None
+    """A newer decision that is not acted on, and why."""
+    damaged: bool = False
+    """The journal is there and is none."""
 
 
 def read(folder: Path, locked: str | None = None) -> Status:
-    """Read a state folder; what cannot be read is not known. Never raises."""
-    running = running_agent(folder)
+    """Read a state folder; raises StorageError where this user may not, or where it is no folder."""
     try:
-        entry = Entry.model_validate_json((folder / JOURNAL_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return Status(running=running, locked=locked)
-    version = entry.running
+        content = (folder / JOURNAL_FILE).read_bytes()
+        entry = Entry.model_validate_json(content)
+    except FileNotFoundError:
+        return Status(running=running_agent(folder), locked=locked)
+    except OSError as error:
+        may_not = isinstance(error, PermissionError)
+        remedy = "run it with sudo" if may_not else "name the agent's state_folder in the settings"
+        raise StorageError(f"reading the state folder {folder}", error.strerror or str(error), remedy) from error
+    except ValidationError:
+        return Status(running=running_agent(folder), locked=locked, damaged=True)
+    version, generation = entry.running, 0 if entry.desired is None else entry.desired.generation
     return Status(
-        running=running,
+        running=running_agent(folder),
         fleet=entry.enrolment.fleet,
         device=entry.enrolment.device,
         state=entry.state,
         reason=entry.reason,
-        generation=0 if entry.desired is None else entry.desired.generation,
+        generation=generation,
         package=None if version is None else f"{version.package}@{version.version}",
         active=entry.active,
         locked=locked,
+        refused=_refused(entry.refusal, generation),
     )
 
 
+def _refused(refusal: Refusal | None, accepted: int) -> str | None:
+    """What was refused and is not overtaken by what was accepted since."""
+    if refusal is None or refusal.generation <= accepted:
+        return None
+    return f"generation {refusal.generation}: {refusal.reason}"
+
+
 def running_agent(folder: Path) -> Running | None:
-    """What the running agent noted last; None when the process that did is gone. Never raises."""
+    """What the running agent noted last; None when the process that did is gone, or notes elsewhere. Never raises."""
     try:
         found = Running.model_validate_json((folder / STATUS_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
-    return found if started(found.pid) == found.started else None
+    is_copy = found.folder is not None and found.folder != _identity(folder)
+    return found if started(found.pid) == found.started and not is_copy else None
+
+
+def _identity(folder: Path) -> str | None:
+    """A folder's device and number there; a copy has another one, whatever it holds. None: it is not there."""
+    try:
+        seen = folder.stat()
+    except OSError:
+        return None
+    return f"{seen.st_dev}:{seen.st_ino}"
 
 
 def started(pid: int) -> int | None:
@@ -143,6 +176,8 @@ def lines(status: Status) -> list[str]:
     else:
         broker = "connected" if running.connected else f"not connected ({running.why_not or 'not yet'})"
         said = [f"agent    {running.version}, process {running.pid}, {broker}", f"from     {running.environment}"]
+    if status.damaged:
+        return [*said, f"state    unknown: {JOURNAL_FILE} is damaged; a start of the agent recovers what it can"]
     if status.state is None:
         return [*said, "state    nothing was asked of this state folder yet"]
     state = f"{status.state}, generation {status.generation}" + (f": {status.reason}" if status.reason else "")
@@ -154,4 +189,5 @@ def lines(status: Status) -> list[str]:
         said.append(f"digest   {active.digest}")
     else:
         said.append("infers   with nothing")
+    said += [] if status.refused is None else [f"refused  {status.refused}"]
     return said if status.locked is None else [*said, f"locked   {status.locked}"]

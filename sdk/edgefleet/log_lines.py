@@ -21,3 +21,5 @@ def to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LogLine("%(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # What it warns of, the error that follows says in our words.
+    logging.getLogger("tuf").setLevel(logging.ERROR)

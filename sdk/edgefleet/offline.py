@@ -45,7 +45,11 @@ def check(bundle: Bundle, root: bytes, now: float | None = None) -> Vouched:
     doing = f"verifying the bundle of {package.name} {package.version}"
     with tempfile.TemporaryDirectory(prefix="edgefleet-trust-") as folder:
         client = Client(Path(folder), root, lambda name, _max_bytes: bundle.trust_files.get(name), now)
-        signed = client.target(package.name, package.version)
+        try:
+            signed = client.target(package.name, package.version)
+        except TrustError as error:
+            # No server has a part in it: only its file and the reason are the same.
+            raise TrustError(doing, error.found, f"{_REMEDY}, and the root of its fleet") from error
         if signed is None:
             raise TrustError(doing, "no release key signed this version", _REMEDY)
         if (signed.index_digest, signed.release) != (package.digest, package.release):

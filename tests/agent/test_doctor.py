@@ -29,6 +29,7 @@ from edgefleet_agent.status import STATUS_FILE, StatusFile
 from edgefleet_demo.processes import ProcessGroup, free_port
 from edgefleet_device_profiles import detect
 from patience import PATIENCE_S
+from sdk.wire_examples import DESIRED
 
 DAY_S = 86400.0
 
@@ -347,7 +348,10 @@ def test_a_damaged_folder_is_an_unknown_one(tmp_path: Path, content: bytes) -> N
     (tmp_path / "journal.json").write_bytes(content)
     found = status.read(tmp_path)
     assert (found.running, found.state) == (None, None)
-    assert status.lines(found) == ["agent    not running", "state    nothing was asked of this state folder yet"]
+    damaged = "state    unknown: journal.json is damaged; a start of the agent recovers what it can"
+    assert status.lines(found) == ["agent    not running", damaged]
+    (tmp_path / "journal.json").unlink()
+    assert status.lines(status.read(tmp_path))[1] == "state    nothing was asked of this state folder yet"
 
 
 def test_the_commands_print_what_is_found_and_say_it_by_their_exit_status(tmp_path: Path) -> None:
@@ -368,3 +372,17 @@ def test_a_disk_with_little_room_is_a_warning(home: Fleet, tmp_path: Path, monke
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=5 * 2**20))
     finding = examine(subject(tmp_path))["state"]
     assert (finding.level, finding.mend) == (Level.WARNING, "free some space there")
+
+
+def test_what_is_said_to_stay_free_is_what_an_installation_leaves(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    for total, left_mib in ((2**40, device.agent.profile.storage.free_floor_mib), (2**30, 32)):
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda _path, total=total: usage._replace(free=5 * 2**20, total=total)
+        )
+        assert f"; installs leave {left_mib:.0f} MiB free" in examine(subject(tmp_path))["state"].text
+    install = device.agent._installer._make(DESIRED, False, None)
+    assert install._means.floor_mib == device.agent.profile.storage.free_floor_mib == 1024
+    install.close()

@@ -56,6 +56,7 @@ class Host:
         self.noted: list[str] = []
         self.number = 0
         self.now = 0.0
+        self.floor_mib = 0.0
 
     def request(self, request: Request) -> bool:
         self.asked.append(request)
@@ -75,7 +76,7 @@ class Host:
         target = DESIRED.deployment.target.model_copy(update={"index_digest": self.package.digest})
         deployment = DESIRED.deployment.model_copy(update={"target": target})
         desired = DESIRED.model_copy(update={"deployment": deployment})
-        means = Means(self.slots, self)
+        means = Means(self.slots, self, floor_mib=self.floor_mib)
         return Install(desired, catalogue.load("generic-x86-64"), RUNTIMES, means, resumed=resumed)
 
     def answer(self, install: Install) -> None:
@@ -228,10 +229,14 @@ def test_a_package_that_makes_no_sense_is_refused_before_a_block_is_asked_for(
     install.close()
 
 
-def test_a_disk_without_room_is_known_before_a_block_is_asked_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage("/")._replace(free=preparation.FLOOR_BYTES + 1000, total=2**40)
+@pytest.mark.parametrize(("floor_mib", "floor"), [(0.0, preparation.FLOOR_BYTES), (256.0, 256 * 2**20)])
+def test_a_disk_without_room_is_known_before_a_block_is_asked_for(
+    host: Host, monkeypatch: pytest.MonkeyPatch, floor_mib: float, floor: int
+) -> None:
+    host.floor_mib = floor_mib
+    usage = shutil.disk_usage("/")._replace(free=floor + 1000, total=2**40)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
-    said = rf"insufficient_storage: \d+ bytes are needed, 1000 are free beside the {preparation.FLOOR_BYTES} "
+    said = rf"insufficient_storage: \d+ bytes are needed, 1000 are free beside the {floor} "
     with pytest.raises(InstallError, match=said):
         host.drive(host.install(), State.VERIFYING)
     assert not any(request.kind is RequestKind.BLOCKS for request in host.asked)

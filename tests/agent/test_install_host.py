@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from agent.agent_lab import Fleet, write_settings
 from agent.host_lab import FakePrograms, FakeServices
 from edgefleet.errors import InputError
+from edgefleet_agent.cli import app
 from edgefleet_agent.host import setup
 from edgefleet_agent.host.environments import Environments, Made
 from edgefleet_agent.host.service import AGENT_UNIT, TRIAL_UNIT, Place, unit_files
 from edgefleet_agent.host.setup import Setup, SystemFolders
+from edgefleet_agent.host.wheels import extras_here
 from edgefleet_agent.settings import Settings
 from edgefleet_demo.processes import free_port
 
@@ -97,6 +100,41 @@ def test_what_a_service_would_not_see_is_refused_before_anything_is_done(host: H
     assert [str(folder) for folder in SystemFolders().hidden[:2]] == ["/home", "/root"]
 
 
+def test_what_its_settings_have_it_read_must_be_seen_by_the_service(host: Host, tmp_path: Path) -> None:
+    """A source in somebody's home, or an update lock in /tmp, works by hand and is not there for the service."""
+    host.system = replace(host.system, hidden=(tmp_path / "home",), fleeting=(tmp_path / "run",))
+    common = {"profile": "generic-x86-64", "state_folder": tmp_path / "state", "identity": tmp_path / "identity"}
+    hidden = str(tmp_path / "home" / "file")
+    broker = {"password_file": hidden}
+    for section in (
+        {"source": {"kind": "replay", "path": hidden}},
+        {"source": {"kind": "folder", "path": hidden}},
+        {"source": {"kind": "camera", "device": hidden}},
+        {"source": {"kind": "mqtt", "topic": "a", "broker": broker}},
+        {"sinks": ({"kind": "mqtt", "topic": "a", "broker": broker},)},
+        {"update": {"lock_file": hidden}},
+    ):
+        host.asked = replace(host.asked, settings=Settings.model_validate({**common, **section}))
+        with pytest.raises(InputError, match="home/file: a service must not depend on that folder"):
+            host.install()
+    assert host.programs.ran == []
+    # A lock that ends with the boot is a good one.
+    lock = {"lock_file": str(tmp_path / "run" / "harvest.lock")}
+    host.asked = replace(host.asked, settings=Settings.model_validate({**common, "update": lock}))
+    assert host.install()[-1] == "starting it"
+
+
+def test_the_folder_of_a_sink_is_made_where_there_is_none(host: Host, tmp_path: Path) -> None:
+    """The service, to which the rest of the disk is read-only, could not make it."""
+    sinks = [{"kind": "jsonl", "path": str(tmp_path / name / "all.jsonl")} for name in ("new", "old")]
+    (tmp_path / "old").mkdir(mode=0o500)
+    values = host.asked.settings.model_dump() | {"sinks": sinks}
+    host.asked = replace(host.asked, settings=Settings.model_validate(values))
+    host.install()
+    assert (tmp_path / "new").stat().st_uid == os.getuid()
+    assert (tmp_path / "old").stat().st_mode & 0o777 == 0o500
+
+
 def test_a_python_that_a_service_would_not_see_is_refused_before_anything_is_done(host: Host, tmp_path: Path) -> None:
     """As pyenv and uv have it; an environment would work for whoever installs, and not for the service."""
     home = tmp_path / "somebody"
@@ -129,6 +167,37 @@ def test_what_its_settings_have_it_write_to_may_be_written(tmp_path: Path) -> No
     place = Place(tmp_path, tmp_path, tmp_path / "state", tmp_path / "identity", written=setup.written_by(settings))
     unit = unit_files(place, ())[AGENT_UNIT]
     assert f"ReadWritePaths={tmp_path}/state {tmp_path}/identity -/srv/results -/srv/inbox\n" in unit
+
+
+@pytest.mark.parametrize(
+    ("source", "extras"),
+    [
+        ({"kind": "camera"}, ("camera",)),
+        ({"kind": "camera", "driver": "picamera2"}, ("data",)),
+        ({"kind": "folder", "path": "in"}, ("data",)),
+        ({"kind": "mqtt", "topic": "a"}, ("data",)),
+        ({"kind": "mqtt", "topic": "a", "payload": "json"}, ()),
+        ({"kind": "replay", "path": "x.npz"}, ()),
+        (None, ()),
+    ],
+)
+def test_what_the_source_needs_is_installed_too_unless_extras_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: dict[str, str] | None, extras: tuple[str, ...]
+) -> None:
+    """Without it the service, in an environment of its own, would find no camera where `agent run` found one."""
+    asked: list[Setup] = []
+
+    def install(one: Setup, *_: object) -> list[str]:
+        asked.append(one)
+        return []
+
+    settings = Settings.model_validate({"profile": "generic-x86-64", "state_folder": "state", "source": source})
+    monkeypatch.setattr("edgefleet_agent.settings.load", lambda _path: settings)
+    monkeypatch.setattr(setup, "check_root", lambda: None)
+    monkeypatch.setattr(setup, "install", install)
+    for named in ([], ["--extra", "onnx"]):
+        CliRunner().invoke(app, ["install", "--environments", str(tmp_path), *named], catch_exceptions=False)
+    assert [one.record.extras for one in asked] == [(*extras_here(), *extras), ("onnx",)]
 
 
 def test_without_an_identity_nothing_is_installed(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefleet.protocol.messages import Reply, Status
@@ -46,7 +46,6 @@ def test_a_new_fetch_is_due_and_owns_nothing() -> None:
     assert not fetch.owns(reply(0, 1, CONTENT, "1-1"))
 
 
-@settings(deadline=None)
 @given(st.permutations(range(7)), st.lists(st.integers(0, 6)))
 def test_parts_in_any_order_with_repeats(order: list[int], repeated: list[int]) -> None:
     fetch, parts = asked(), cut(7)

@@ -240,7 +240,7 @@ def test_rehashing_stops_when_told_to(tmp_path: Path) -> None:
     assert again.verified == {0}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_whatever_comes_in_only_good_blocks_reach_the_disk(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -23,6 +23,7 @@ class Device:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.slots = Slots(folder / "state")
+        self.floor_mib = 0.0
 
     def package(self, name: str, model: bytes) -> Package:
         made = variant(self._folder / f"inputs-{name}", spec("net"), 1)
@@ -36,7 +37,7 @@ class Device:
         return digest, package.blobs.read(digest, doing="testing"), package.blobs.read(blocks, doing="testing")
 
     def prepare(self, package: Package, cancelled: Callable[[], bool] = lambda: False) -> Prepared:
-        return prepare(self.slots, *self.parts_of(package), cancelled)
+        return prepare(self.slots, *self.parts_of(package), cancelled, floor_mib=self.floor_mib)
 
     def pull(self, package: Package, prepared: Prepared, most: int = 10**6) -> int:
         """Fill what is missing, at most so many blocks; returns how many that took."""
@@ -194,6 +195,17 @@ def test_the_floor_stays_free(device: Device, monkeypatch: pytest.MonkeyPatch) -
         device.prepare(package)
     with_free(monkeypatch, lambda: FLOOR_BYTES + need)
     assert device.prepare(package).total_bytes < need
+
+
+def test_what_the_profile_wants_left_free_stays_free(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = device.package("one", MODEL)
+    device.floor_mib, need = 256.0, size_of(package)
+    with_free(monkeypatch, lambda: 256 * 2**20 + need - 1)
+    with pytest.raises(NoRoomError, match=f"{need - 1} are free beside the {256 * 2**20} that stay free"):
+        device.prepare(package)
+    # Of an SD card of 4 GB no more than its part.
+    with_free(monkeypatch, lambda: 2**27 + need, 2**32)
+    device.prepare(package)
 
 
 def test_of_a_small_disk_a_part_stays_free(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

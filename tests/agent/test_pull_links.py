@@ -94,7 +94,7 @@ def test_a_hub_that_comes_back_is_asked_within_five_seconds_of_its_death() -> No
 # Networks that lose, repeat, reorder and damage --------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RANDOMS, st.integers(1, 150), st.floats(0, 1), st.floats(0, 1.5), st.sampled_from([15360, 30720, 61440]))
 def test_repeated_and_reordered_messages_cost_nothing(
     rnd: random.Random, blocks: int, repeat: float, delay_s: float, piece_bytes: int
@@ -105,7 +105,7 @@ def test_repeated_and_reordered_messages_cost_nothing(
     assert outcome.sent_bytes == blocks * BLOCK_BYTES
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RANDOMS, st.integers(1, 120), st.floats(0, 0.3), st.floats(0, 0.3))
 def test_a_lossy_network_loses_no_block_and_costs_little_more_than_it_loses(
     rnd: random.Random, blocks: int, loss: float, repeat: float
@@ -122,7 +122,7 @@ def test_silence_does_not_make_a_lossy_line_look_slower_for_ever() -> None:
         assert Simulation(10, net, seed=seed).run(3600).verified == set(range(10))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(RANDOMS, st.lists(st.floats(0, 20), max_size=5))
 def test_lost_connections_lose_no_block_and_repeat_one_window_each_at_most(
     rnd: random.Random, cuts: list[float]
@@ -133,7 +133,7 @@ def test_lost_connections_lose_no_block_and_repeat_one_window_each_at_most(
     assert outcome.sent_bytes <= (120 + len(cuts) * 40) * BLOCK_BYTES
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(RANDOMS)
 def test_a_few_damaged_blocks_are_replaced(rnd: random.Random) -> None:
     outcome = Simulation(60, Network(rnd, damage=0.01)).run(600)

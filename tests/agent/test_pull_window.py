@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefleet.package.digest import BLOCK_BYTES
@@ -397,7 +397,6 @@ def test_a_damaged_block_does_not_spoil_the_count_of_another() -> None:
     assert all(pull.rejected(block) for block in range(20) for _ in range(4))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), unique=True))
 def test_ranges_name_what_they_were_given_in_that_order(blocks: list[int]) -> None:
     found = ranges(blocks)
@@ -405,7 +404,6 @@ def test_ranges_name_what_they_were_given_in_that_order(blocks: list[int]) -> No
     assert all(a[0] + a[1] != b[0] for a, b in itertools.pairwise(found))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_what_is_in_flight_is_what_was_asked_for_and_has_not_come(data: st.DataObject) -> None:
     """Whatever happens in whatever order, the account stays right and no more than the window is asked for."""

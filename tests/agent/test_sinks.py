@@ -133,6 +133,24 @@ def test_a_full_disk_costs_results_only(tmp_path: Path, caplog: pytest.LogCaptur
     results.turn()
     results.close()
     assert ["No space left" in message for message in caplog.messages] == [True]
+    assert f"sink jsonl {tmp_path}/results.jsonl: " in caplog.text
+
+
+def test_another_outage_after_one_that_ended_is_said_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sinks, "AGAIN_AFTER_S", -1e9)
+    full, path = Path("/dev/full"), tmp_path / "results.jsonl"
+    results = Results([to_file(path)], SPEC, DIGEST)
+    for target in (full, tmp_path / "space", full):
+        results.close()
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        for _ in range(3):
+            results.turn()
+            results.write(OUTPUTS, 0.1)
+    results.close()
+    assert ["No space left" in message for message in caplog.messages] == [True, True]
 
 
 def test_results_go_to_a_topic_of_the_house(tmp_path: Path, need: Callable[[bool, str], None]) -> None:

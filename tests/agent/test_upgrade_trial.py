@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -215,6 +216,28 @@ def test_a_full_disk_leaves_the_current_one_as_it_is(machine: Machine, monkeypat
     with pytest.raises(StorageError, match="No space left"):
         upgrade.begin(machine.host(), name, STATE)
     assert machine.current == "A"
+
+
+def test_an_extra_that_the_version_does_not_have_is_refused(tmp_path: Path) -> None:
+    """Pip leaves it out and calls that a success: the device would be without its runtime."""
+
+    class Warns(FakePrograms):
+        def __call__(self, arguments: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+            done = super().__call__(arguments, timeout_s)
+            done.stderr = self.said if "install" in arguments else ""
+            return done
+
+    machine = Machine(tmp_path / "opt")
+    for whose, refused in (("edgefleet", True), ("keras", False)):
+        programs = Warns(said=f"WARNING: {whose} 1.0 does not provide the extra 'lite-rt'\n")
+        environments = Environments(machine.folder, programs)
+        record = Made(version="", extras=("lite-rt",))
+        if refused:
+            with pytest.raises(InputError, match=r"edgefleet 1\.0 does not provide the extra 'lite-rt'; name another"):
+                environments.fill("B", WANTED, record, tmp_path / "agent.toml")
+        else:
+            environments.fill("B", WANTED, record, tmp_path / "agent.toml")
+        assert (environments.made("B") is None) == refused
 
 
 def test_the_record_says_how_the_next_one_is_made(tmp_path: Path) -> None:

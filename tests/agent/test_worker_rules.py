@@ -254,13 +254,26 @@ def test_a_source_that_has_nothing_is_asked_again_soon(monkeypatch: pytest.Monke
     assert found["count"] == pytest.approx(2.0 / (NOTHING_NEW_S + 0.01), rel=0.1)
 
 
-def test_a_source_that_fails_is_opened_later_and_later_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def fails_at_once() -> Iterator[Sample | None]:
+    raise OSError(19, "No such device")
+
+
+def fails_after_a_while() -> Iterator[Sample | None]:
+    """As a camera does, whose driver is opened beside."""
+    yield None
+    raise OSError(19, "No such device")
+
+
+@pytest.mark.parametrize("fails", [fails_at_once, fails_after_a_while])
+def test_a_source_that_fails_is_opened_later_and_later_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, fails: Callable[[], Iterator[Sample | None]]
+) -> None:
     agent = Agent(monkeypatch, 150.0, BEGIN)
     opened_at: list[float] = []
 
     def opens() -> Iterator[Sample | None]:
         opened_at.append(agent.now)
-        raise OSError(19, "No such device")
+        return fails()
 
     serve(monkeypatch, agent, opens)
     apart = [later - earlier for earlier, later in itertools.pairwise(opened_at)]

@@ -343,7 +343,7 @@ def test_integers_do_not_shrink() -> None:
     assert found.activation_bytes(Widths(8, 8)) == 40 + 32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_live_values_are_those_of_a_second_way_to_find_them(data: st.DataObject) -> None:
     """Random graphs of additions over values of different lengths; every value is asked about at every step."""

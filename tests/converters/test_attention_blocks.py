@@ -135,7 +135,7 @@ DRAWN: tuple[Callable[[Sizes], onnx.ModelProto], ...] = (
 )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     make=st.sampled_from(DRAWN),
     batch=st.integers(1, 3),

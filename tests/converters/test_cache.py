@@ -71,7 +71,7 @@ def test_a_miss_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_damage_anywhere_is_a_miss_and_the_entry_can_be_put_again(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -110,7 +110,7 @@ def test_the_longest_unused_go_first_and_a_hit_counts_as_use(tmp_path: Path) -> 
     assert found == {"a": True, "b": False, "c": True, "d": True}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=12))
 def test_it_never_outgrows_its_limit(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
     folder = tmp_path_factory.mktemp("limited")

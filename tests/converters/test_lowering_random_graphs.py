@@ -176,7 +176,6 @@ def test_random_graphs_compute_what_onnx_runtime_computes() -> None:
         max_examples=EXAMPLES,
         derandomize=True,
         database=None,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )
     @given(models())

@@ -83,7 +83,7 @@ def test_the_largest_comes_first_so_that_a_small_one_may_lie_above_a_gap() -> No
     assert planned_size([]) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 6), st.integers(0, 6)), max_size=9))
 def test_no_two_that_live_together_share_a_byte(drawn: list[tuple[int, int, int]]) -> None:
     needs = [Need(16 * size, min(one, other), max(one, other)) for size, one, other in drawn]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -123,14 +123,14 @@ def profiles(draw: st.DrawFn) -> Profile:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(profiles())
 def test_a_profile_comes_back_unchanged(profile: Profile) -> None:
     assert Profile.model_validate_json(profile.model_dump_json()) == profile
     assert Profile.model_validate(profile.model_dump(mode="json")) == profile
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(profiles(), st.data())
 def test_a_field_that_is_not_known_is_refused(profile: Profile, data: st.DataObject) -> None:
     table = profile.model_dump(mode="json")

@@ -169,6 +169,17 @@ def test_the_command_writes_the_same(data: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "c" / "mosquitto.conf") in done.output
 
 
+def test_an_address_that_is_none_changes_nothing(data: Path, tmp_path: Path) -> None:
+    common = ["config", "--data", str(data), "-o", str(tmp_path / "c"), "--user", getpass.getuser()]
+    done = CliRunner().invoke(app, [*common, "--listen", "10.0.0.1\nallow_anonymous true"])
+    assert isinstance(done.exception, InputError)
+    assert not (tmp_path / "c").exists()
+    common[4] = str(tmp_path / "c\nallow_anonymous true")
+    assert isinstance(CliRunner().invoke(app, common).exception, InputError)
+    assert not (data / broker.CONTROL_FILE).exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("c")]
+
+
 def test_without_tls_there_is_no_host_but_this_one(data: Path, tmp_path: Path) -> None:
     common = ["config", "--data", str(data), "-o", str(tmp_path / "c"), "--user", getpass.getuser(), "--no-tls"]
     assert CliRunner().invoke(app, [*common, "--host", "broker.lan"]).exit_code == 2

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,8 @@ import click
 import pytest
 
 from edgefleet import cli
-from edgefleet.errors import BusyError, EdgefleetError, InputError, MissingExtraError
+from edgefleet.cli import keys
+from edgefleet.errors import BusyError, EdgefleetError, InputError, MissingExtraError, StorageError
 
 PROBE = """
 import sys
@@ -23,6 +27,23 @@ except SystemExit as end:
     assert not end.code, end.code
 ours = ("edgefleet", "pydantic", "paho", "numpy", "rich")
 print("LOADED", *sorted(name for name in sys.modules if name.startswith(ours)))
+"""
+
+KILLED = """
+import signal, sys, tempfile, click
+# Whoever runs the tests may have it ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+from edgefleet import cli
+from edgefleet.cli import keys
+
+def work():
+    with tempfile.TemporaryDirectory():
+        print("ready", flush=True)
+        signal.pause()
+
+keys.app = click.Command("keys", callback=work)
+sys.argv = ["edgefleet", "keys"]
+cli.main()
 """
 
 
@@ -85,6 +106,50 @@ def test_commands_on_a_folder_without_a_server_say_so(
     code, said = run(monkeypatch, capsys, "fleet", "list", "--data", str(tmp_path))
     assert code == InputError.exit_code
     assert "is not a server's folder" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (PermissionError(13, "Permission denied", "data/pki"), "data/pki: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, found: str
+) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(keys, "app", click.Command("keys", callback=fails))
+    code, said = run(monkeypatch, capsys, "keys")
+    assert code == StorageError.exit_code
+    assert said == f"edgefleet: running edgefleet keys: {found}; free the disk, or let this user read and write there\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), ConnectionResetError(104, "reset")])
+def test_a_fault_of_ours_is_no_message_for_people(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(keys, "app", click.Command("keys", callback=fails))
+    monkeypatch.setattr(sys, "argv", ["edgefleet", "keys"])
+    with pytest.raises(type(error)):
+        cli.main()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_plain_kill_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", KILLED], env=environment, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert list(tmp_path.iterdir()) != []
+        process.send_signal(number)
+    assert process.returncode == 128 + number
     assert list(tmp_path.iterdir()) == []
 
 

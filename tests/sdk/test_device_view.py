@@ -113,7 +113,7 @@ def test_inputs_of_the_last_minutes_stand_beside_all_that_are_kept(store: Store,
 
 
 # Each of them opens a store.
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=5), min_size=1, max_size=5))
 def test_several_windows_are_as_all_their_values(windows: list[list[float]]) -> None:
     store = Store(Path(":memory:"))

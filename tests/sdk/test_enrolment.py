@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -310,6 +311,50 @@ def test_an_identity_is_not_written_over(data: Path, tmp_path: Path) -> None:
     assert isinstance(run("nuc", *common).exception, InputError)
     assert (tmp_path / "identity" / "device.crt").read_bytes() == before
     assert Store(data / STORE_FILE).enrolment("nuc") is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_where_nothing_can_be_written_nobody_is_enrolled_and_nothing_revoked(
+    data: Path, tmp_path: Path, *, again: bool
+) -> None:
+    common = ("--data", data, "--broker", "broker.lan:8883", "-o")
+    if again:
+        assert run("pi", *common, tmp_path / "identity").exception is None
+    before = issued.issued(data / "pki", "pi"), Store(data / STORE_FILE).enrolment("pi")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "list.csv").write_text("device\npi\n")
+    options = ("--again",) if again else ()
+    done = run("pi", *common, tmp_path / "file" / "identity", *options)
+    assert isinstance(done.exception, StorageError)
+    assert "file is no folder" in str(done.exception)
+    assert (
+        "file is no folder" in run("--batch", tmp_path / "list.csv", *common, tmp_path / "file" / "x", *options).output
+    )
+    assert (issued.issued(data / "pki", "pi"), Store(data / STORE_FILE).enrolment("pi")) == before
+    assert issued.revoked_numbers(data / "pki") == set()
+    assert isinstance(run("--make-csr", "pi", "-o", tmp_path / "file" / "x").exception, StorageError)
+
+
+def test_of_two_commands_that_enrol_one_name_at_once_one_wins(
+    data: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issue_device, winner = pki.issue_device, list[Enrolled]()
+
+    def slow(*arguments: Any) -> bytes:
+        chain = issue_device(*arguments)
+        if not winner:
+            winner.append(Enrolled("", "", "", 0.0, {}))
+            winner[0] = add(data, store)
+        return chain
+
+    monkeypatch.setattr(pki, "issue_device", slow)
+    with pytest.raises(InputError, match="a device of this name is enrolled"):
+        add(data, store)
+    row = store.enrolment("pi")
+    assert row is not None
+    assert row.serial_number == winner[0].serial_number
+    lost = {entry.serial_number for entry in issued.issued(data / "pki", "pi")} - {row.serial_number}
+    assert issued.revoked_numbers(data / "pki") == lost
 
 
 def test_no_key_is_written_over_or_left_without_its_certificate(data: Path, tmp_path: Path) -> None:

@@ -479,7 +479,6 @@ def test_no_limit_means_no_wait() -> None:
 RANGES = st.lists(st.tuples(st.integers(0, BLOCKS + 5), st.integers(1, 80)), max_size=4)
 
 
-@settings(deadline=None)
 @given(RANGES, st.integers(0, MAX_CREDIT_BYTES))
 def test_one_request_sends_each_named_block_once_or_nothing(ranges: list[tuple[int, int]], credit: int) -> None:
     hub = unlimited()
@@ -560,7 +559,7 @@ class HubMachine(RuleBasedStateMachine):
 
 
 TestHubMachine = HubMachine.TestCase
-TestHubMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestHubMachine.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 # One against the others --------------------------------------------------------------------------------

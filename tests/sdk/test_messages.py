@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgefleet.protocol import messages
@@ -307,7 +307,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(CLASSES), st.binary())
 @example(Online, b"[" * 100_000)
 @example(Online, b'{"online": true, "connection": 1')
@@ -318,7 +317,6 @@ def test_arbitrary_bytes_raise_nothing_but_a_message_error(cls: type[Message], p
         cls.decode(payload)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_message_with_one_odd_value_raises_nothing_but_a_message_error(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(EXAMPLES)))
@@ -334,7 +332,6 @@ def test_a_message_with_one_odd_value_raises_nothing_but_a_message_error(data: s
         assert cls.decode(decoded.encode()).encode() == decoded.encode()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_a_reply_carries_any_bytes(body: bytes) -> None:
     reply = Reply(req_id="1-1", status=Status.OK, body=body)

@@ -112,6 +112,7 @@ def test_a_bundle_is_written_shown_and_verified(made: Package, tmp_path: Path) -
     assert "deployment d1 is signed by an operator's key: fleet home, devices all" in said
     assert "give --root" not in said
     assert "give --root" in output("verify", file)
+    assert "it is no root metadata; name the root.json" in fails(InputError, "verify", file, "--root", file)
     assert "only a bundle" in fails(InputError, "verify", made.folder, "--root", home.metadata / "1.root.json")
     assert run("bundle", made.folder, "-o", tmp_path / "x").exit_code == 2
     both = ("--data", home.data, "--trust", home.metadata)

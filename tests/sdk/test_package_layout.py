@@ -257,6 +257,13 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
         Package(tmp_path)
 
 
+def test_a_folder_that_is_there_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"it has no index\.json"):
+        Package(tmp_path)
+    with pytest.raises(InputError, match=": No such file or directory"):
+        Package(tmp_path / "none")
+
+
 def test_a_layout_with_two_versions_is_refused(made: Path) -> None:
     index = json.loads((made / "index.json").read_bytes())
     index["manifests"] *= 2

@@ -325,6 +325,22 @@ def test_a_stolen_issuing_key_ends_with_a_new_authority(data: Path) -> None:
     assert len(names) == 2
 
 
+@pytest.mark.parametrize("left", ["without its certificate", "with a new key"])
+def test_a_rotation_that_was_cut_off_is_given_again(data: Path, left: str) -> None:
+    certificate = data / "pki" / "issuing-ca.crt"
+    before = certificate.read_bytes()
+    if left == "without its certificate":
+        certificate.unlink()
+    else:
+        pki.replace_issuing(data.parent / "keys", data, FLEET, now=NOW)
+        certificate.write_bytes(before)
+        with pytest.raises(TrustError, match="a rotation was cut off; run: edgefleet keys rotate issuing"):
+            issue(data)
+    pki.replace_issuing(data.parent / "keys", data, FLEET, now=NOW)
+    x509.load_pem_x509_certificates(issue(data))[0].verify_directly_issued_by(load(data, "issuing-ca.crt"))
+    load(data, "issuing-ca.crt").verify_directly_issued_by(load(data, "root-ca.crt"))
+
+
 def test_the_key_of_another_fleet_makes_no_authority_here(data: Path) -> None:
     pki.create_fleet_pki(data.parent / "k", data.parent / "d", "other", now=NOW)
     with pytest.raises(TrustError, match="not the key of"):
@@ -372,6 +388,23 @@ def test_what_the_disk_refuses_is_one_line_that_names_the_file(data: Path) -> No
     (data / "pki" / "issued.jsonl").mkdir()
     with pytest.raises(StorageError, match=r"issued\.jsonl"):
         issue(data)
+
+
+@pytest.mark.parametrize("name", ["crl.pem", "issuing-ca.crt", "issuing-ca.key", "broker.crt", "broker.key"])
+def test_a_damaged_file_is_one_line_that_names_it(data: Path, name: str) -> None:
+    (data / "pki" / name).write_text("x")
+
+    def everything() -> None:
+        pki.expiries(data)
+        pki.ensure_service(data, "broker", NOW)
+        issue(data)
+
+    with pytest.raises(TrustError, match=f"reading {data / 'pki' / name}: it is damaged; restore"):
+        everything()
+    (data / "pki" / name).unlink()
+    if name in ("crl.pem", "issuing-ca.key"):
+        with pytest.raises(StorageError, match=f"{name}: No such file or directory; restore .* from a backup"):
+            everything()
 
 
 def test_new_hosts_mean_a_new_certificate_and_the_same_ones_do_not(data: Path) -> None:

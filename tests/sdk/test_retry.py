@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefleet.retry import backoff_s
@@ -32,7 +32,6 @@ def test_a_first_wait_above_the_cap_is_capped() -> None:
     assert backoff_s(1, 90.0, 60.0) == 60.0
 
 
-@settings(deadline=None)
 @given(st.floats(0.01, 100.0), st.floats(0.01, 1000.0))
 def test_it_never_goes_down_nor_above_the_cap(first_s: float, cap_s: float) -> None:
     waits = [backoff_s(failures, first_s, cap_s) for failures in range(1, 40)]

@@ -18,6 +18,7 @@ from edgefleet.package.bundle import trust_files as packed_trust
 from edgefleet.package.bundle import write_bundle
 from edgefleet.package.layout import Package
 from edgefleet.protocol.signed import Command, Deployment, Envelope
+from edgefleet.server import deploy_cli, removal
 from edgefleet.server.data_folder import lock_data, trust_files
 from edgefleet.trust.repository import Repository
 from sdk.fleet_made import LONG, MadeFleet, found
@@ -75,6 +76,26 @@ def test_publish_then_deploy(served: MadeFleet, package: Path) -> None:
     assert served.store.outcome("pi", row.generation) is not None
 
 
+def test_who_stops_looking_is_told_that_it_goes_on(
+    served: MadeFleet, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object) -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    run("publish", package, *at(served))
+    monkeypatch.setattr(deploy_cli, "follow", interrupted)
+    done = CliRunner().invoke(app, ["deploy", "made@1.2.0", *at(served)], standalone_mode=False)
+    assert isinstance(done.exception, click.Abort)
+    assert "no longer followed; the deployment goes on" in done.output
+    assert set(served.store.desired_generations()) == {"nuc", "pi"}
+
+
+def test_a_name_that_no_metadata_takes_is_said(served: MadeFleet, tmp_path: Path) -> None:
+    write(tmp_path / "odd", two_variants(tmp_path / "inputs"), version="1.3 ü")
+    with pytest.raises(InputError, match=r"as 'made' '1\.3 ü' \(its version\); package it again"):
+        run("publish", tmp_path / "odd", *at(served))
+
+
 def test_what_cannot_be_deployed_is_said_with_what_can(served: MadeFleet, package: Path) -> None:
     with pytest.raises(InputError, match="run: edgefleet publish"):
         run("deploy", "made@1.2.0", *at(served))
@@ -111,6 +132,10 @@ def test_a_deployment_signed_elsewhere_travels_in_a_bundle_and_needs_no_key_here
     assert (deployment.fleet, deployment.selector, deployment.target.version) == ("home", "pi", "1.2.0")
     write_bundle(bundle, Package(package), packed_trust(trust_files(served.data)), letter.read_bytes())
     nowhere = ["--keys", str(tmp_path / "no-keys")]
+    for options in (["--to", "nuc"], ["--to", "all"], ["--fallback", "made@1.2.0"], ["--downgrade"]):
+        with pytest.raises(InputError, match=f"signed already, and {options[0]} cannot change it"):
+            run("deploy", bundle, *at(served), *options)
+    assert served.store.desired_generations() == {}
     with pytest.raises(EdgefleetError, match="not finished within 0 s"):
         run("deploy", bundle, *at(served, keys=False), *nowhere, "--timeout", 0)
     assert set(served.store.desired_generations()) == {"pi"}
@@ -130,6 +155,13 @@ def test_a_bundle_of_another_fleet_is_refused(served: MadeFleet, package: Path, 
 def test_sign_only_goes_with_a_file(fleet: MadeFleet, arguments: list[str]) -> None:
     with pytest.raises(click.UsageError, match="go together"):
         run("deploy", "x", *at(fleet), *arguments)
+
+
+def test_a_deployment_signed_here_names_no_fallback_that_nobody_looked_up(fleet: MadeFleet, package: Path) -> None:
+    letter = fleet.folder / "x.json"
+    with pytest.raises(click.UsageError, match="no --fallback"):
+        run("deploy", package, *at(fleet), "--sign-only", "-o", letter, "--fallback", "made@1.1.0")
+    assert not letter.exists()
 
 
 # The fleet --------------------------------------------------------------------------------------------
@@ -168,6 +200,23 @@ def test_a_command_waits_for_the_server_to_send_it(served: MadeFleet) -> None:
         run("fleet", "command", "pi", "format-disk", *at(served, keys=False))
 
 
+def test_a_removal_that_the_broker_does_not_know_of_is_no_success(
+    served: MadeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removal, "remove", lambda *_arguments, **_options: "no broker runs here: bring it the list")
+    with pytest.raises(TransportError, match="no broker runs here: bring it the list; do that, and give the command"):
+        run("fleet", "remove", "pi", *at(served, keys=False))
+
+
+def test_who_was_enrolled_and_never_spoke_is_named(served: MadeFleet) -> None:
+    for number in range(12):
+        served.store.add_enrolment(f"new-{number:02}", "e1", LONG, "0a", 1.0)
+    served.store.revoke_enrolment("new-00", 2.0)
+    output = " ".join(run("fleet", "list", *at(served, keys=False)).output.split())
+    assert "enrolled, never said hello: new-01, new-02," in output
+    assert "new-10 and 1 more" in output
+
+
 def test_removing_needs_a_broker_that_is_known(fleet: MadeFleet) -> None:
     fleet.store.add_enrolment("pi", "e1", LONG, "0a", 1.0)
     with pytest.raises(InputError, match="--broker"):
@@ -196,10 +245,31 @@ def test_an_address_that_helps_no_device_is_refused(fleet: MadeFleet, arguments:
         run("server", *at(fleet, keys=False), "--broker", "127.0.0.1:9", *arguments)
 
 
+@pytest.mark.parametrize("rate", ["nan", "inf", "0"])
+def test_a_rate_is_a_number(fleet: MadeFleet, rate: str) -> None:
+    for option in ("--rate-limit", "--device-rate-limit"):
+        with pytest.raises(click.BadParameter):
+            run("server", *at(fleet, keys=False), "--broker", "127.0.0.1:9", option, rate)
+
+
 def test_a_hub_away_from_its_server_signs_only_with_the_servers_key(fleet: MadeFleet) -> None:
     arguments = ["--broker", "127.0.0.1:9", "--name", "edgefleet-hub-1", "--blob-url", "https://x/{digest}"]
     with pytest.raises(InputError, match="copy it from the server"):
         run("hub", *at(fleet, keys=False), *arguments, "--sign-urls")
+
+
+def test_the_server_makes_the_certificates_of_hubs_elsewhere(fleet: MadeFleet) -> None:
+    arguments = [*at(fleet, keys=False), "--broker", "127.0.0.1:9", "--hubs", 2]
+    for name, why in (("edgefleet-hub-2", r"no .*edgefleet-hub-2\.crt; run the server with"), ("x", "none of a hub")):
+        with pytest.raises(InputError, match=why):
+            run("hub", *arguments, "--name", name)
+    with pytest.raises(TransportError, match="connecting to the MQTT broker"):
+        run("server", *arguments, "--own-hubs", 0)
+    assert (fleet.data / "pki" / "edgefleet-hub-2.key").exists()
+    assert not (fleet.data / "pki" / "edgefleet-hub-3.key").exists()
+    (fleet.data / "hub-group").unlink()
+    with pytest.raises(InputError, match="hub-group: No such file"):
+        run("hub", *arguments, "--name", "edgefleet-hub-2")
 
 
 @pytest.mark.parametrize("name", ["server", "hub", "publish", "deploy", "fleet"])

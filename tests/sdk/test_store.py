@@ -102,7 +102,7 @@ def test_a_repeat_with_other_content_changes_nothing(store: Store) -> None:
     assert store.telemetry(PI, MANIFEST).errors == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.permutations(range(1, 13)), st.sets(st.integers(1, 12)))
 def test_in_any_order_with_repeats_the_number_is_the_lowest_missing_less_one(
     order: list[int], repeated: set[int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgefleet.errors import InputError
@@ -100,7 +100,6 @@ def test_topics_beside_the_table_are_ignored(rest: str) -> None:
     assert topics.parse(FLEET, f"edgefleet/1/home/{rest}") is None
 
 
-@settings(deadline=None)
 @given(
     NAMES,
     NAMES,
@@ -117,7 +116,6 @@ def test_round_trip_for_any_names(fleet: str, device: str, name: TopicName, piec
         assert (address.sha12, address.piece) == (sha12, piece)
 
 
-@settings(deadline=None)
 @given(st.text())
 @example("edgefleet/1/home/d/pi/state\0")
 def test_parse_never_raises(topic: str) -> None:

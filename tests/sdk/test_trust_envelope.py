@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner, Key
 
@@ -66,7 +66,6 @@ def test_without_keys_nothing_is_believed() -> None:
         verify(sign(b"x", "t", ANNA), {}, 1)
 
 
-@settings(deadline=None)
 @given(payload=st.binary(max_size=64), kind=st.text(max_size=20), at=st.integers(0, 63), bit=st.integers(0, 7))
 def test_no_flipped_bit_of_a_signature_passes(payload: bytes, kind: str, at: int, bit: int) -> None:
     envelope = sign(payload, kind, ANNA)
@@ -77,7 +76,6 @@ def test_no_flipped_bit_of_a_signature_passes(payload: bytes, kind: str, at: int
         verify(envelope.model_copy(update={"signatures": (flipped,)}), KEYS, 1)
 
 
-@settings(deadline=None)
 @given(sig=st.binary(max_size=100), payload=st.binary(max_size=64))
 def test_no_other_bytes_are_a_signature(sig: bytes, payload: bytes) -> None:
     made = Envelope(payload=payload, payload_type="t", signatures=(Signature(keyid=ANNA.public_key.keyid, sig=sig),))

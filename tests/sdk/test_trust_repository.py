@@ -152,7 +152,7 @@ def test_the_server_signs_when_what_it_signed_is_damaged(lab: TrustLab, name: st
 
 
 def test_a_folder_without_a_repository_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no root; run: edgefleet keys init"):
+    with pytest.raises(InputError, match=r"there is no root; restore the folder from a backup; .* edgefleet keys init"):
         Repository(tmp_path).root()
 
 
@@ -251,3 +251,11 @@ def test_metadata_of_another_kind_is_not(lab: TrustLab) -> None:
         lab.repository.add_signed_packages(lab.repository.root_bytes(), NOW)
     with pytest.raises(TrustError, match="signed by 0/1 keys"):
         lab.repository.add_signed_packages(lab.repository.targets().to_bytes(), NOW)
+
+
+def test_a_folder_that_cannot_be_read_is_not_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="Not a directory; let this user read it"):
+        Repository(tmp_path / "file").root()
+    with pytest.raises(StorageError, match="locking the trust metadata"), Repository(tmp_path / "file").locked():
+        pass

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgefleet.cli.keys import app
-from edgefleet.errors import EdgefleetError, InputError
+from edgefleet.errors import EdgefleetError, InputError, StorageError
 from edgefleet.trust.status import rows, warnings
 from sdk.trust_lab import DAY_S, NOW, TrustLab
 
@@ -46,6 +46,8 @@ def test_what_the_server_signs_daily_is_worth_a_line_after_two_days(role: str, l
 def test_the_soonest_comes_first_and_everything_has_a_line() -> None:
     lines = warnings([("b", NOW + 50 * DAY_S), ("a", NOW + DAY_S), ("c", LONG)], NOW)
     assert [line.split()[0] for line in lines] == ["a", "b"]
+    for what, remedy in (("issuing authority", "keys rotate issuing"), ("certificate of broker", "start the server")):
+        assert remedy in warnings([(what, NOW + DAY_S)], NOW)[0]
 
 
 def test_rows_say_who_signs_and_where_the_keys_are(tmp_path: Path) -> None:
@@ -161,3 +163,32 @@ def test_init_encrypts_when_told(folders: list[str], tmp_path: Path, monkeypatch
     assert b"ENCRYPTED" in (tmp_path / "keys" / "root-1.pem").read_bytes()
     run("rotate", "root", *folders)
     assert b"ENCRYPTED" in (tmp_path / "keys" / "root-1.pem").read_bytes()
+
+
+def test_without_a_terminal_and_a_passphrase_nothing_is_encrypted(
+    folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGEFLEET_KEYS_PASSPHRASE", raising=False)
+    with pytest.raises(InputError, match="set EDGEFLEET_KEYS_PASSPHRASE or run it in a terminal"):
+        run("init", "--fleet", "home", "--encrypt", *folders)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_other_unmade(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="Not a directory"):
+        run("init", "--fleet", "home", "--keys", str(tmp_path / "a" / "k"), "--data", str(tmp_path / "file" / "d"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_git_push_carries_the_servers_own_keys(folders: list[str], tmp_path: Path) -> None:
+    founded(folders)
+    private = [path for path in (tmp_path / "data").rglob("*") if path.suffix in (".pem", ".key")]
+    assert {path.parent.name for path in private} == {"pki", "trust"}
+    assert {(path.parent / ".gitignore").read_text() for path in private} == {"*\n"}
+
+
+def test_what_to_keep_is_named_where_it_is_not_signed(folders: list[str]) -> None:
+    founded(folders)
+    with pytest.raises(InputError, match="no made@9 is signed; keep some of: nothing"):
+        run("revoke", "release", "--keep", "made@9", *folders)

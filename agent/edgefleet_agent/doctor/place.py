@@ -13,11 +13,11 @@ from contextlib import suppress
 
 from edgefleet import identity as identities
 from edgefleet.mqtt import BrokerAddress, Tls
-from edgefleet_agent import status
 from edgefleet_agent.doctor.subject import Finding, Level, Subject, is_there
 from edgefleet_agent.host.upgrade import last_outcome, pending
+from edgefleet_agent.preparation import kept_free
 from edgefleet_agent.source_settings import CameraSource, FolderSource, JsonlSink, LocalBroker, MqttSource, ReplaySource
-from edgefleet_agent.update_lock import update_locked
+from edgefleet_agent.status import Running
 
 CONNECT_TIMEOUT_S = 5.0
 REFUSAL_TIMEOUT_S = 0.5
@@ -53,14 +53,18 @@ def identity(subject: Subject) -> Finding:
 
 def state(subject: Subject) -> Finding:
     """Whether the state folder can be written, and has room."""
-    folder = subject.settings.state_folder
+    folder, found = subject.settings.state_folder, subject.status
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(there, os.W_OK):
         # What is not there is made: whatever lies above it belongs to others.
         mend = f"run: sudo chown -R $USER {folder}" if there == folder else f"run: sudo install -d -o $USER {folder}"
         return Finding(Level.FAILED, f"{there} cannot be written by this user", mend)
-    free_mib, floor_mib = shutil.disk_usage(there).free / 2**20, subject.profile.storage.free_floor_mib
+    disk = shutil.disk_usage(there)
+    free_mib, floor_mib = disk.free / 2**20, kept_free(disk.total, subject.profile.storage.free_floor_mib) / 2**20
     text = f"{free_mib:.0f} MiB free in {there}"
+    if found.damaged:
+        mend = "start the agent: it recovers what it can, and says so"
+        return Finding(Level.WARNING, f"{text}; the journal in it is damaged", mend)
     if free_mib < max(floor_mib, LOW_DISK_MIB):
         return Finding(Level.WARNING, f"{text}; installs leave {floor_mib:.0f} MiB free", "free some space there")
     return Finding(Level.OK, text)
@@ -102,25 +106,25 @@ def source(subject: Subject) -> Finding:
         case None:
             return Finding(Level.OK, "the local API alone")
         case MqttSource():
-            return _topic(source.topic, source.broker)
+            return _topic(subject, source.topic, source.broker)
         case CameraSource():
             return _camera(source)
         case ReplaySource() | FolderSource():
-            return _files(source)
+            return _files(subject, source)
 
 
-def _files(source: ReplaySource | FolderSource) -> Finding:
-    if not os.access(source.path, os.R_OK):
+def _files(subject: Subject, source: ReplaySource | FolderSource) -> Finding:
+    if not subject.may(source.path, os.R_OK) or source.path.is_dir() is isinstance(source, ReplaySource):
         return Finding(Level.FAILED, f"{source.kind}: {source.path} cannot be read", "correct the path in [source]")
-    if isinstance(source, FolderSource) and source.after == "delete" and not os.access(source.path, os.W_OK):
-        found = f"folder: what is in {source.path} cannot be removed by this user"
-        return Finding(Level.WARNING, found, f"run: sudo chown $USER {source.path}; or set after = 'keep'")
+    if isinstance(source, FolderSource) and source.after == "delete" and not subject.may(source.path, os.W_OK):
+        found = f"folder: what is in {source.path} cannot be removed by the agent's user"
+        return Finding(Level.WARNING, found, "let that user write there; or set after = 'keep'")
     return Finding(Level.OK, f"{source.kind}: {source.path}")
 
 
-def _topic(topic: str, broker: LocalBroker) -> Finding:
+def _topic(subject: Subject, topic: str, broker: LocalBroker) -> Finding:
     file = broker.password_file
-    if file is not None and not os.access(file, os.R_OK):
+    if file is not None and not subject.may(file, os.R_OK):
         return Finding(Level.FAILED, f"mqtt: {file} cannot be read", "correct password_file, or who may read it")
     return Finding(Level.OK, f"mqtt: {topic}")
 
@@ -137,11 +141,11 @@ def sinks(subject: Subject) -> Finding:
     sinks = subject.settings.sinks
     for sink in sinks:
         if isinstance(sink, JsonlSink):
-            place = sink.path if sink.path.exists() else sink.path.parent
-            if not os.access(place, os.W_OK):
-                found = f"jsonl: {place} cannot be written by this user"
+            place = sink.path if os.access(sink.path, os.F_OK) else sink.path.parent
+            if not subject.may(place, os.W_OK) or sink.path.is_dir():
+                found = f"jsonl: {place} cannot be written by the agent's user"
                 return Finding(Level.WARNING, f"{found}; results are lost", "correct the path, or who may write there")
-        elif (found_topic := _topic(sink.topic, sink.broker)).level is not Level.OK:
+        elif (found_topic := _topic(subject, sink.topic, sink.broker)).level is not Level.OK:
             return found_topic
     named = ", ".join(str(sink.path) if isinstance(sink, JsonlSink) else f"mqtt: {sink.topic}" for sink in sinks)
     return Finding(Level.OK, named or "none")
@@ -149,7 +153,7 @@ def sinks(subject: Subject) -> Finding:
 
 def service(subject: Subject) -> Finding:
     """Whether an agent runs, as a service, and how its last upgrade ended."""
-    environments, running = subject.environments, status.running_agent(subject.settings.state_folder)
+    environments, running = subject.environments, subject.status.running
     agent = "no agent is running" if running is None else _told(running)
     if (on_trial := pending(environments)) is not None:
         return Finding(Level.NOTE, f"{agent}; {on_trial.version} is on trial in {on_trial.tried}")
@@ -168,14 +172,14 @@ def service(subject: Subject) -> Finding:
     return Finding(Level.OK, agent)
 
 
-def _told(running: status.Running) -> str:
+def _told(running: Running) -> str:
     broker = "connected" if running.connected else "not connected"
     return f"an agent is running from {running.environment}, {broker}"
 
 
 def updates(subject: Subject) -> Finding:
     """Whether something keeps updates waiting."""
-    locked = update_locked(subject.settings)
+    locked = subject.status.locked
     if locked is None:
         return Finding(Level.OK, "nothing keeps updates waiting")
     mend = f"rm {subject.settings.state_folder / subject.settings.update.lock_file}, when updates may go on"

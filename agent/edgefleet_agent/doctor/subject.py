@@ -6,6 +6,8 @@ No question is asked here; they are in the modules beside it.
 from __future__ import annotations
 
 import importlib.util
+import os
+import pwd
 import sys
 import time
 from dataclasses import dataclass
@@ -15,10 +17,13 @@ from pathlib import Path
 
 from edgefleet import identity as identities
 from edgefleet.identity import DeviceIdentity
-from edgefleet_agent import facts
+from edgefleet_agent import facts, status
+from edgefleet_agent.host import service
 from edgefleet_agent.host.environments import Environments
 from edgefleet_agent.settings import Settings
 from edgefleet_agent.settings import load as load_settings
+from edgefleet_agent.status import Status
+from edgefleet_agent.update_lock import update_locked
 from edgefleet_device_profiles import detect
 from edgefleet_device_profiles.detect import MachineFacts
 from edgefleet_device_profiles.profile import Profile
@@ -67,6 +72,11 @@ class Subject:
         return identities.load(self.settings.identity)
 
     @cached_property
+    def status(self) -> Status:
+        """What the state folder says."""
+        return status.read(self.settings.state_folder, update_locked(self.settings))
+
+    @cached_property
     def profile(self) -> Profile:
         """The profile that the settings name."""
         return facts.load_profile(self.settings.profile)
@@ -81,10 +91,29 @@ class Subject:
         """Whether the machine is another one than the profile's."""
         return detect.mismatch(self.profile, self.machine) is not None
 
+    def may(self, path: Path, mode: int) -> bool:
+        """As os.access; where root asks about a service, for that service's user, by owner, group and mode alone."""
+        if os.geteuid() != 0 or self.environments.current() is None:
+            return os.access(path, mode)
+        try:
+            user = pwd.getpwnam(service.USER)
+            groups = {*os.getgrouplist(user.pw_name, user.pw_gid)}
+            whole = path.resolve()
+            ways = [(parent, os.X_OK) for parent in whole.parents]
+            return all(_has(place.stat(), wanted, user.pw_uid, groups) for place, wanted in (*ways, (whole, mode)))
+        except (KeyError, OSError):
+            return False
+
     def install_command(self) -> str:
         """What makes this agent a service: sudo knows neither this environment nor its settings."""
         program = Path(sys.prefix) / "bin" / "edgefleet"
         return f"sudo {program} agent install --config {self.settings_file.absolute()}"
+
+
+def _has(found: os.stat_result, wanted: int, user: int, groups: set[int]) -> bool:
+    """Whether a file's mode gives a user what is wanted (path_resolution(7)): R_OK, W_OK, X_OK, or 0."""
+    shift = 6 if found.st_uid == user else 3 if found.st_gid in groups else 0
+    return found.st_mode >> shift & wanted == wanted
 
 
 def is_there(module: str) -> bool:

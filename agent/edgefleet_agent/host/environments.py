@@ -29,6 +29,8 @@ LOCK_FILE = ".lock"
 # A wheel of a runtime may have to be fetched over a thin line.
 INSTALL_TIMEOUT_S = 3600.0
 PROBE_TIMEOUT_S = 120.0
+# As pip has it since its version 20.3; there is no other sign.
+NO_EXTRA = "does not provide the extra"
 
 
 class Made(BaseModel):
@@ -135,7 +137,7 @@ class Environments:
             pip = [python, "-m", "pip", "--no-input", "--disable-pip-version-check"]
             # A device compiles nothing: of each package the newest that has a wheel for it.
             install = [*pip, "install", "--quiet", "--only-binary=:all:", *requirement]
-            self._must(doing, install, "check the version and where it comes from")
+            _check_extras(doing, self._must(doing, install, "check the version and where it comes from").stderr)
             if not record.system_site_packages:
                 self._must(doing, [*pip, "check"], "name versions that fit each other")
             probed = self._probe(doing, python, settings_file)
@@ -190,6 +192,14 @@ class Environments:
             lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
             raise InputError(doing, short_line(lines[-1]) if lines else f"exit status {done.returncode}", remedy)
         return done
+
+
+def _check_extras(doing: str, said: str) -> None:
+    """Raises InputError for an extra that the version does not have: pip warns of it, and leaves it out."""
+    # Of what edgefleet itself needs the extras are its own business.
+    lines = [line for line in said.splitlines() if NO_EXTRA in line and " edgefleet " in line]
+    if lines:
+        raise InputError(doing, short_line(lines[0]), "name another with --extra")
 
 
 _VENV_REMEDY = "run: sudo apt install python3-venv"

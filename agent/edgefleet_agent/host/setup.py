@@ -19,7 +19,7 @@ from edgefleet_agent.host import service
 from edgefleet_agent.host.environments import CURRENT_LINK, PREVIOUS_LINK, Commands, Environments, Made, run_program
 from edgefleet_agent.host.service import AGENT_UNIT, UNITS, Place, ServiceManager
 from edgefleet_agent.settings import Settings
-from edgefleet_agent.source_settings import FolderSource, JsonlSink
+from edgefleet_agent.source_settings import CameraSource, FolderSource, JsonlSink, MqttSink, MqttSource, ReplaySource
 
 FIRST = "A"
 SYSUSERS = 'u {user} - "edgefleet agent" {state}\n'
@@ -38,12 +38,18 @@ class SystemFolders:
     users: Path = Path("/etc/sysusers.d")
     rules: Path = Path("/etc/udev/rules.d")
     programs: Path = Path("/usr/local/bin")
-    hidden: tuple[Path, ...] = (Path("/home"), Path("/root"), Path("/run"), Path("/tmp"))  # noqa: S108 - named, not used
-    """What a service does not see (ProtectHome, PrivateTmp), or loses at the next boot."""
+    hidden: tuple[Path, ...] = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108 - named
+    """What a service does not see (ProtectHome, PrivateTmp)."""
+    fleeting: tuple[Path, ...] = (Path("/run"),)
+    """What it sees, and what the next boot clears."""
 
     def hides(self, path: Path) -> bool:
-        """Whether a path lies in such a folder."""
+        """Whether a service sees nothing of a path."""
         return any(path.is_relative_to(folder) for folder in self.hidden)
+
+    def loses(self, path: Path) -> bool:
+        """Whether a service does not see a path, or not after the next boot."""
+        return self.hides(path) or any(path.is_relative_to(folder) for folder in self.fleeting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ def install(
     """Do it, step by step; yields what is being done, before it is. Raises EdgefleetError."""
     system = system or SystemFolders()
     place = _place(setup, environments)
-    _check_reachable(place, system)
+    _check_reachable(place, read_by(setup.settings), system)
     units = service.unit_files(place, service.present_groups())
     if environments.current() is None:
         _check_python(setup.python, system)
@@ -111,6 +117,18 @@ def written_by(settings: Settings) -> tuple[Path, ...]:
     return tuple(written)
 
 
+def read_by(settings: Settings) -> tuple[Path, ...]:
+    """Files and folders that sources, sinks and the update lock read."""
+    source, read = settings.source, [settings.state_folder / settings.update.lock_file]
+    if isinstance(source, ReplaySource | FolderSource):
+        read.append(source.path)
+    if isinstance(source, CameraSource):
+        # A number or a stream's address leads to no folder that is hidden.
+        read.append(Path(source.device))
+    talking = [one for one in (source, *settings.sinks) if isinstance(one, MqttSource | MqttSink)]
+    return (*read, *(one.broker.password_file for one in talking if one.broker.password_file is not None))
+
+
 def _place(setup: Setup, environments: Environments) -> Place:
     """Where everything is; raises InputError without an identity."""
     identities.load(setup.settings.identity)
@@ -121,10 +139,11 @@ def _place(setup: Setup, environments: Environments) -> Place:
     )  # fmt: skip
 
 
-def _check_reachable(place: Place, system: SystemFolders) -> None:
-    """Raises InputError where the service could not reach what is its own."""
-    for path in (place.environments, place.settings_file, place.state_folder, place.identity, *place.written):
-        if system.hides(path):
+def _check_reachable(place: Place, read: tuple[Path, ...], system: SystemFolders) -> None:
+    """Raises InputError where the service could not reach what is its own, or what it is told to read."""
+    kept = (place.environments, place.settings_file, place.state_folder, place.identity, *place.written)
+    for path in (*kept, *read):
+        if system.hides(path) or (path in kept and system.loses(path)):
             raise InputError(
                 f"installing the agent with {path}", "a service must not depend on that folder",
                 "move it to /etc/edgefleet or /var/lib/edgefleet, and name that in the settings",
@@ -134,7 +153,7 @@ def _check_reachable(place: Place, system: SystemFolders) -> None:
 def _check_python(python: Path, system: SystemFolders) -> None:
     """Raises InputError where the service could not start the Python that its environment would lean on."""
     # Links and all: an environment's own Python is a link to the one that it was made with.
-    if system.hides(python.resolve()):
+    if system.loses(python.resolve()):
         raise InputError(
             f"installing the agent with the Python in {python}", "a service must not depend on that folder",
             "install from an environment of the system's Python: /usr/bin/python3 -m venv",
@@ -142,7 +161,7 @@ def _check_python(python: Path, system: SystemFolders) -> None:
 
 
 def _hand_over(setup: Setup, place: Place) -> None:
-    """State and identity are the user's alone; the settings may be read by it."""
+    """State and identity are the user's alone; the settings may be read by it. What it writes to, it finds there."""
     doing = f"giving {place.state_folder} to the user {setup.user}"
     try:
         entry = pwd.getpwnam(setup.user)
@@ -151,6 +170,11 @@ def _hand_over(setup: Setup, place: Place) -> None:
             folder.chmod(0o700)
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+        for folder in place.written:
+            # One that is there belongs to whoever made it.
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                os.chown(folder, entry.pw_uid, entry.pw_gid)
         os.chown(setup.settings_file, -1, entry.pw_gid)
         setup.settings_file.chmod(setup.settings_file.stat().st_mode | 0o040)
     except KeyError as error:

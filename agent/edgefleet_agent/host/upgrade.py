@@ -82,7 +82,7 @@ def fill_other(
     doing = f"upgrading the agent in {environments.folder}"
     before = current_record(environments)
     if pending(environments) is not None:
-        raise BusyError(doing, "another upgrade is on trial", "wait for its end: edgefleet agent status")
+        raise BusyError(doing, "another upgrade is on trial", "wait for its end: edgefleet agent doctor tells")
     name = environments.other()
     made = environments.fill(name, requirement, record, settings_file)
     lacking = sorted(set(before.runtimes) - set(made.runtimes))

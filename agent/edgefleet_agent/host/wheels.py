@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from edgefleet.errors import InputError, StorageError
+from edgefleet_agent.source_settings import CameraSource, FolderSource, MqttSource, Source
 from edgefleet_device_profiles.detect import installed_runtimes
 from edgefleet_device_profiles.profile import Runtime
 
@@ -40,6 +41,17 @@ def extras_here() -> tuple[str, ...]:
             f"name one: --extra {', '.join(RUNTIME_EXTRAS.values())}",
         )
     return found
+
+
+def extras_for(source: Source | None) -> tuple[str, ...]:
+    """The extras that inputs from there need."""
+    match source:
+        case CameraSource(driver="opencv"):
+            return ("camera",)
+        case CameraSource() | FolderSource() | MqttSource(payload="picture"):
+            return ("data",)
+        case _:
+            return ()
 
 
 def requirement(version: str | None, extras: tuple[str, ...], wheels: Path | None) -> list[str]:

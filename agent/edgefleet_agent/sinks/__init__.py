@@ -94,13 +94,16 @@ class Results:
                 place.sink.turn()
             else:
                 place.sink.write(line)
+                # It works: when it fails again, that is another time.
+                place.said = ""
         except (OSError, EdgefleetError) as error:
             self._failed(place, str(error))
 
     def _failed(self, place: _Place, reason: str) -> None:
         if reason != place.said:
             place.said = reason
-            log.warning("sink %s: %s; results are lost until it works", place.settings["kind"], reason)
+            where = place.settings.get("path") or place.settings.get("topic")
+            log.warning("sink %s %s: %s; results are lost until it works", place.settings["kind"], where, reason)
         if place.sink is not None:
             place.sink.close()
         place.sink, place.retry_at = None, time.monotonic() + AGAIN_AFTER_S

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,7 +58,7 @@ class Watch:
         """Name → version of each file there; raises InputError."""
         try:
             with os.scandir(self.folder) as entries:
-                return {e.name: _version(e) for e in entries if not e.name.startswith(".") and e.is_file()}
+                return {e.name: _version(e) for e in entries if not e.name.startswith(".") and _is_file(e)}
         except OSError as error:
             raise InputError(self.doing, error.strerror or str(error), "name a folder that can be read") from error
 
@@ -81,6 +80,14 @@ class Watch:
                 log.warning("%s: %s cannot be removed: %s", self.doing, one_line(name), error.strerror or error)
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        # A link that leads to itself: one name less, not a folder that cannot be watched.
+        return False
+
+
 def _version(entry: os.DirEntry[str]) -> Version:
     try:
         status = entry.stat()
@@ -100,16 +107,23 @@ def _samples(watch: Watch, spec: Mapping[str, Any], doing: str, *, is_deleting: 
         for name in watch.new():
             try:
                 sample = read(watch.folder / name)
-            except (InputError, OSError) as error:
-                found = (
-                    f"{error.found}; {error.remedy}" if isinstance(error, InputError) else error.strerror or str(error)
-                )
-                log.warning("%s: %s is passed over: %s", doing, one_line(name), found)
+            except (InputError, OSError, MemoryError) as error:
+                log.warning("%s: %s is passed over: %s", doing, one_line(name), _told(error))
                 watch.finish(name, delete=False)
                 continue
             # Before it is inferred on: a file that ends the worker must not end the next one too.
             watch.finish(name, delete=is_deleting)
             yield sample
+
+
+def _told(error: InputError | OSError | MemoryError) -> str:
+    match error:
+        case InputError():
+            return f"{error.found}; {error.remedy}"
+        case OSError():
+            return error.strerror or str(error)
+        case _:
+            return f"memory is too short for it ({error})"
 
 
 class _Reader:
@@ -138,6 +152,6 @@ class _Reader:
         try:
             found = np.load(BytesIO(content), allow_pickle=False)
             arrays = {"x": found} if isinstance(found, np.ndarray) else dict(found)
-        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except Exception as error:  # the header, the archive and the memory each raise what they like
             raise InputError(self._doing, f"not a numpy file ({error})", "write one with numpy.savez") from error
         return fitted(arrays, self._spec["inputs"], self._doing)

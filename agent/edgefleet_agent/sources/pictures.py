@@ -43,7 +43,7 @@ class Pictures:
         try:
             with image.open(BytesIO(content)) as opened:
                 picture = opened.convert(self._mode)
-        except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
+        except Exception as error:  # each of Pillow's formats raises what it likes for a damaged file
             raise InputError(self._doing, f"not a readable image ({error})", "remove or replace it") from error
         return self._sample(picture)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import click
 
 from edgefleet import __version__, log_lines
-from edgefleet.errors import EdgefleetError, MissingExtraError, one_line
+from edgefleet.errors import EdgefleetError, MissingExtraError, StorageError, one_line
 
 # name → (module:attribute, one line of help, extra that installs what it needs)
 SUBCOMMANDS: dict[str, tuple[str, str, str]] = {
@@ -76,9 +76,33 @@ def stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(caught)
 
 
+def _unwind_on_signals() -> None:
+    """A plain kill and a closed terminal clean up as Ctrl-C does: nothing stays half-written beside its place."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # nohup has it ignored, and so it stays.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, _frame: sys.exit(128 + received))
+
+
+def _refused_by_disk(error: Exception) -> StorageError | None:
+    """What no room below has words for: a full disk, a file that this user may not read. None: a fault of ours."""
+    import socket  # noqa: PLC0415 - --help needs neither
+    import sqlite3  # noqa: PLC0415
+
+    of_network = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+    if of_network or not isinstance(error, OSError | sqlite3.Error):
+        return None
+    found = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        found = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    doing = f"running edgefleet {' '.join(sys.argv[1:2])}".rstrip()
+    return StorageError(doing, found, "free the disk, or let this user read and write there")
+
+
 def main() -> None:
     """Entry point: one line on stderr for every error that a person can act on."""
     log_lines.to_stderr()
+    _unwind_on_signals()
     try:
         app(standalone_mode=False)
     except EdgefleetError as error:
@@ -94,3 +118,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
+    except Exception as error:
+        if (refused := _refused_by_disk(error)) is None:
+            raise
+        click.echo(one_line(f"edgefleet: {refused}"), err=True)
+        sys.exit(refused.exit_code)

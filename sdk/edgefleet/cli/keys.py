@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -168,6 +169,11 @@ def _ceremony(data: Path, keys: Path | None) -> Ceremony:
 
 def _new_passphrase() -> bytes:
     given = os.environ.get(PASSPHRASE_VARIABLE)
+    if not given and not sys.stdin.isatty():
+        raise InputError(
+            "encrypting the new keys", "no passphrase was given",
+            f"set {PASSPHRASE_VARIABLE} or run it in a terminal",
+        )  # fmt: skip
     text = given or click.prompt("Passphrase for the new keys", hide_input=True, confirmation_prompt=True, err=True)
     return str(text).encode()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from edgefleet.errors import InputError
+from edgefleet.errors import InputError, TrustError
 from edgefleet.package.bundle import Bundle, is_bundle, open_bundle, trust_files, write_bundle
 from edgefleet.package.description import describe, in_words, table
 from edgefleet.package.layout import Package
@@ -118,7 +118,8 @@ def export(package: Path, profile: str, profiles: Path | None, folder: Path) -> 
     try:
         device = catalogue.load(profile, profiles)
     except (catalogue.UnknownProfileError, catalogue.InvalidProfileError) as error:
-        raise InputError("reading the device profiles", str(error), "give one of these names") from error
+        remedy = "look at: edgefleet profiles list, edgefleet profiles validate FILE"
+        raise InputError("reading the device profiles", str(error), remedy) from error
     written = write_export(Package(package), device, folder)
     click.echo(f"{written.variant} is in {folder}: {', '.join(written.files)}")
 
@@ -154,7 +155,7 @@ def bundle(package: Path, data: Path | None, trust: Path | None, deployment: Pat
 def _verify_signatures(bundle: Bundle, root: Path | None) -> None:
     from edgefleet import offline  # noqa: PLC0415
 
-    vouched = offline.check(bundle, offline.first_root(bundle) if root is None else root.read_bytes())
+    vouched = offline.check(bundle, offline.first_root(bundle) if root is None else _root_of(root))
     click.echo(f"release {vouched.version.release} is signed by a release key")
     if vouched.deployment is not None:
         meant = f"fleet {vouched.deployment.fleet}, devices {vouched.deployment.selector}"
@@ -163,6 +164,21 @@ def _verify_signatures(bundle: Bundle, root: Path | None) -> None:
         click.echo("The keys are the bundle's own word: give --root to check that they are your fleet's.")
     else:
         click.echo(f"The keys are those that {root} leads to.")
+
+
+def _root_of(path: Path) -> bytes:
+    """A root.json; raises InputError for what is none."""
+    from tuf.api.metadata import Root  # noqa: PLC0415
+
+    from edgefleet.trust.roles import parsed  # noqa: PLC0415
+
+    try:
+        content = path.read_bytes()
+        parsed(Root, content, str(path))
+    except (OSError, TrustError) as error:
+        found = error.strerror if isinstance(error, OSError) else "it is no root metadata"
+        raise InputError(f"reading {path}", str(found), "name the root.json of a device's identity") from error
+    return content
 
 
 @contextmanager

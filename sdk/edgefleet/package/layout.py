@@ -229,7 +229,9 @@ class Package:
         try:
             layout = model.Index.model_validate_json((folder / "index.json").read_bytes())
         except (OSError, ValidationError) as error:
-            found = error.strerror if isinstance(error, OSError) else "index.json is not an OCI image index"
+            found = "index.json is not an OCI image index"
+            if isinstance(error, OSError):
+                found = f"it has no index.json ({error.strerror})" if folder.is_dir() else str(error.strerror)
             raise InputError(doing, str(found), "name a folder written by `edgefleet package`") from error
         if len(layout.manifests) != 1:
             raise InputError(

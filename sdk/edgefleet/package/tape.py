@@ -19,6 +19,7 @@ from edgefleet.errors import InputError
 _BLOCK = tarfile.BLOCKSIZE
 MAX_MEMBERS = 10_000
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
+_AGAIN = "copy it again, or write it again with `edgefleet bundle`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,10 @@ def _members(stream: BinaryIO, size_bytes: int, doing: str) -> Iterator[Member]:
         if info.type not in _PLAIN:
             raise _refused(doing, f"{_shown(info.name)}, which is no plain file")
         place += _BLOCK
-        if info.size < 0 or place + info.size > size_bytes:
-            raise _refused(doing, f"{_shown(info.name)} of {info.size} bytes in a file of {size_bytes}")
+        if info.size < 0:
+            raise _refused(doing, f"{_shown(info.name)} of {info.size} bytes")
+        if place + info.size > size_bytes:
+            raise InputError(doing, f"it is cut off in {_shown(info.name)}", _AGAIN)
         yield Member(info.name, place, info.size)
         place += info.size
         stream.seek(place)
@@ -114,7 +117,7 @@ def _header(block: bytes, doing: str) -> tarfile.TarInfo:
         return tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape")
     except tarfile.HeaderError as error:
         found = "it is not a bundle, or it is cut off" if len(block) == _BLOCK else "it is cut off"
-        raise InputError(doing, found, "copy it again, or write it again with `edgefleet bundle`") from error
+        raise InputError(doing, found, _AGAIN) from error
 
 
 def _refused(doing: str, what: str) -> InputError:

@@ -21,12 +21,14 @@ _rate = click.option(
     "--rate-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MB/S",
+    callback=options.finite,
     help="At most this many megabytes a second from each hub, all devices together.",
 )
 _device_rate = click.option(
     "--device-rate-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MB/S",
+    callback=options.finite,
     help="At most this many megabytes a second to each device.",
 )
 _hubs = click.option(
@@ -113,7 +115,7 @@ def server(
     arguments += [] if template is None else ["--blob-url", template]
     arguments += [] if listen is None else ["--sign-urls"]
     own = hubs if own_hubs is None else min(own_hubs, hubs)
-    settings = ServerSettings(data, address, tls, own, arguments, _home_settings(home, login), telemetry_days)
+    settings = ServerSettings(data, address, tls, own, arguments, _home_settings(home, login), telemetry_days, hubs)
     with lock_data(data), serving(data, listen, tls=tls):
         Server(settings).run(stop)
 
@@ -137,7 +139,10 @@ def hub(
 ) -> None:  # fmt: skip
     """Answer devices' requests beside a server, or elsewhere from a copy of its folder.
 
-    A copy needs blobs, trust/metadata, fleet.json, and of pki ca-chain.crt and the hub's own certificate and key.
+    That server runs with --hubs and --own-hubs, and so makes this hub's certificate. A copy needs blobs, priors,
+    trust/metadata, fleet.json, hub-group, http.key for --sign-urls, and of pki ca-chain.crt and the hub's own
+    certificate and key. Such a hub renews no certificates: where the broker shares the requests, devices come to one
+    of the server's own in the end; those of its shards (--sharded) must be enrolled --again before theirs end.
     """
     from edgefleet.cli import stop_on_signals
     from edgefleet.mqtt import BrokerAddress
@@ -151,6 +156,8 @@ def hub(
     stop = stop_on_signals()
     address = BrokerAddress.parse(broker)
     _check_loopback(address.host, tls=tls)
+    if tls and parent is None:
+        _check_certificate(data, name)
     locator = None
     if blob_url is not None:
         locator = Locator(check_template(blob_url), load_key(data) if sign_urls else None)
@@ -186,6 +193,20 @@ def _check_shared_delivery(rate: float | None, device_rate: float | None, hubs: 
         found = f"{hubs} hubs would send everything {hubs} times"
     if found is not None:
         raise InputError("reading --shared-delivery", found, "give --rate-limit, and leave out the others")
+
+
+def _check_certificate(data: Path, name: str) -> None:
+    """No hub makes its own: the server that knows of all of them does."""
+    from edgefleet.protocol.topics import HUB_USERS
+    from edgefleet.server.data_folder import fleet_of, tls_of
+
+    fleet_of(data)
+    missing = [file for file in (tls_of(data, name).certificate_file, tls_of(data, name).key_file) if not file.exists()]
+    if name in HUB_USERS and missing:
+        raise InputError(
+            f"starting {name}", f"there is no {missing[0]}",
+            "run the server with --hubs N and --own-hubs fewer: it makes them in its folder",
+        )  # fmt: skip
 
 
 def _bytes(megabytes: float | None) -> float | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from edgefleet import durable
 from edgefleet.cli import options
@@ -64,6 +65,7 @@ def publish(package: Path, data: Path, keys: Path | None) -> None:
     default=3600.0,
     show_default=True,
     metavar="SECONDS",
+    callback=options.finite,
     help="How long to follow the devices; a probation takes minutes.",
 )
 @click.option("--sign-only", is_flag=True, help="Sign a deployment of a package or bundle here; needs no server.")
@@ -76,11 +78,13 @@ def deploy(
 ) -> None:  # fmt: skip
     """Deploy a published package, or a bundle, and follow the devices until each has ended.
 
-    A bundle that carries a deployment needs no keys.
+    A bundle that carries a deployment needs no keys, and takes no word on what it says already.
     """
     if sign_only != (output is not None):
         raise click.UsageError("--sign-only and -o FILE go together")
     if output is not None:
+        if fallback is not None:
+            raise click.UsageError("--sign-only takes no --fallback: what is published, the server's folder says")
         _sign_only(Path(what), keys, operator, selector, output, downgrade=downgrade)
         return
     doing = f"deploying {what}"
@@ -88,7 +92,11 @@ def deploy(
     fleet = reachable_fleet(store, data, doing)
     deployment, generations = _decide(what, store, data, fleet, keys, operator, selector, fallback, downgrade=downgrade)
     click.echo(f"deployment {deployment.deployment_id}: {len(generations)} device(s)", err=True)
-    failed = follow(store, generations, timeout_s)
+    try:
+        failed = follow(store, generations, timeout_s)
+    except KeyboardInterrupt:
+        click.echo("no longer followed; the deployment goes on: edgefleet fleet list", err=True)
+        raise
     if failed:
         raise EdgefleetError(
             doing, "; ".join(f"{name}: {why}" for name, why in failed.items()),
@@ -112,12 +120,24 @@ def _decide(
                     f"deploying {what}", "it is a package",
                     f"run: edgefleet publish {what}, then: edgefleet deploy {package.name}@{package.version}",
                 )  # fmt: skip
+            if bundle.deployment is not None and (given := _given("operator", "selector", "fallback", "downgrade")):
+                raise InputError(
+                    f"deploying {what}", f"its deployment is signed already, and {', '.join(given)} cannot change it",
+                    "leave that out, or take a bundle without a deployment",
+                )  # fmt: skip
             target = publish_signed(data, package, _packages_metadata(bundle), now)
             if bundle.deployment is not None:
                 envelope = _envelope(bundle.deployment)
                 return control.record(store, data, envelope, now)
     signer = KeyFolder(find_keys_folder(fleet, keys)).signer(OPERATOR_PREFIX + operator)
     return control.deploy(store, data, target, selector, signer, now, instead, downgrade=downgrade)
+
+
+def _given(*names: str) -> list[str]:
+    """Those options of the running command that the person wrote out."""
+    context = click.get_current_context()
+    written = {name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    return [option.opts[0] for option in context.command.params if option.name in written]
 
 
 def published(repository: Repository, name: str) -> PackageVersion:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgefleet.cli import options
-from edgefleet.errors import InputError, TransportError
+from edgefleet.errors import InputError, StorageError, TransportError
 
 if TYPE_CHECKING:
     from edgefleet.mqtt import BrokerAddress
@@ -79,9 +79,13 @@ def _make_csr(device: str, folder: Path) -> None:
             f"making a key in {folder}", f"there is one already ({KEY_FILE})", "name another folder, or move it away"
         )
     key_pem, csr_pem = make_key_and_csr(device)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(folder / KEY_FILE, key_pem)
-    write_file(folder / CSR_FILE, csr_pem)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The key last: without one, a try that was cut off is given again.
+        write_file(folder / CSR_FILE, csr_pem)
+        write_private(folder / KEY_FILE, key_pem)
+    except OSError as error:
+        raise StorageError(f"making a key in {folder}", f"{error.strerror}", "name another folder") from error
     click.echo(
         f"wrote {folder / KEY_FILE} (it stays here) and {folder / CSR_FILE}: bring the second to the server and run "
         f"there: edgefleet enroll {device} --csr {CSR_FILE} --broker HOST:PORT -o FOLDER"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgefleet_device_profiles.profile import PowerModel
 
 PIPE_COLUMNS = 160
+SHOWN_SILENT = 10
 HEADINGS = ("device\n  profile", "state\nvariant", "pulled\nruns", "accuracy", "ms p50\n   p90", "power\n  a run")
 
 
@@ -83,7 +84,7 @@ def command(device: str, name: str, data: Path) -> None:
 @options.tls
 def remove_device(device: str, data: Path, broker: str | None, *, tls: bool) -> None:
     """Revoke a DEVICE's certificate, close its session and clear what the broker retains of it."""
-    from edgefleet.errors import InputError  # noqa: PLC0415
+    from edgefleet.errors import InputError, TransportError  # noqa: PLC0415
     from edgefleet.mqtt import BrokerAddress  # noqa: PLC0415
     from edgefleet.server.removal import remove  # noqa: PLC0415
 
@@ -96,9 +97,10 @@ def remove_device(device: str, data: Path, broker: str | None, *, tls: bool) -> 
     # First, so that the server publishes nothing again of what is about to be cleared.
     store.forget_desired(device)
     undone = remove(data, store, device, address, tls=tls, now=time.time())
-    click.echo(f"{device} is removed", err=True)
     if undone is not None:
-        click.echo(f"still to do: {undone}", err=True)
+        # Its certificate may open a new session there: a script must not take that for done.
+        raise TransportError(doing, f"it is removed here, but {undone}", "do that, and give the command again")
+    click.echo(f"{device} is removed", err=True)
 
 
 def _telemetry_cells(seen: DeviceTelemetry, model: PowerModel | None) -> list[str]:
@@ -138,6 +140,15 @@ def _joules(joules: float | None) -> str:
     return f"{joules:.3g} J" if joules >= 1 else f"{joules * 1000:.3g} mJ"
 
 
+def _silent(store: Store, heard: set[str]) -> list[str]:
+    """A line that names who was enrolled and never spoke, where there are such."""
+    silent = [row.device for row in store.enrolments() if row.revoked_at is None and row.device not in heard]
+    if not silent:
+        return []
+    more = f" and {len(silent) - SHOWN_SILENT} more" if len(silent) > SHOWN_SILENT else ""
+    return [f"enrolled, never said hello: {', '.join(silent[:SHOWN_SILENT])}{more}"]
+
+
 def fleet_table(store: Store) -> Table:
     """The fleet as a rich table: one row per device, in 80 columns; what is wrong stands below it."""
     from rich import box  # noqa: PLC0415
@@ -147,6 +158,7 @@ def fleet_table(store: Store) -> Table:
     rows, denied = store.devices(), store.denied()
     notes = [f"{row.device}: {one_line(row.reason)}" for row in rows if row.reason]
     notes += [f"{device}: no deployments: {one_line(reason)}" for device, reason in denied.items()]
+    notes += _silent(store, {row.device for row in rows})
     notes += ["* simulated: the host is not that board"] if any(row.simulated for row in rows) else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.caption, table.caption_justify = Text("\n".join(notes)), "left"

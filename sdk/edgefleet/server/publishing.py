@@ -11,10 +11,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pydantic import ValidationError
 from securesystemslib.signer import Signer
 
 from edgefleet import durable
-from edgefleet.errors import IntegrityError, StorageError
+from edgefleet.errors import InputError, IntegrityError, StorageError
 from edgefleet.package.digest import digest_of_file
 from edgefleet.package.layout import BlobStore, Package
 from edgefleet.protocol.signed import PackageVersion
@@ -24,10 +25,18 @@ from edgefleet.trust.repository import Repository
 
 
 def version_of(package: Package) -> PackageVersion:
-    """What is signed of a package."""
-    return PackageVersion(
-        package=package.name, version=package.version, release=package.release, index_digest=package.digest
-    )
+    """What is signed of a package; raises InputError for names and versions that no metadata takes."""
+    try:
+        return PackageVersion(
+            package=package.name, version=package.version, release=package.release, index_digest=package.digest
+        )
+    except ValidationError as error:
+        wrong = ", ".join(str(part["loc"][0]) for part in error.errors(include_url=False))
+        raise InputError(
+            f"reading the package {package.folder}",
+            f"nothing can be published as {package.name!r} {package.version!r} (its {wrong})",
+            "package it again: lower-case letters, digits, . _ - in its name; letters, digits, . _ + - in its version",
+        ) from error
 
 
 def publish(data: Path, package: Package, release_signer: Signer, now: float) -> PackageVersion:

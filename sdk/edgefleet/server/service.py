@@ -52,6 +52,8 @@ class ServerSettings:
     """Home Assistant's broker; None: nothing is told to any."""
     telemetry_days: int = DEFAULT_DAYS
     """How long single windows are kept."""
+    hubs: int = 1
+    """Hubs in all, those elsewhere too: each one's certificate is made and renewed here."""
 
 
 class Server:
@@ -71,7 +73,8 @@ class Server:
             on_state=self.reconciler.device, on_gone=self.hubs.forget, on_flag=self.reconciler.refuse,
             on_event=self.priors.take,
         )  # fmt: skip
-        self.upkeep = Upkeep(settings.data, self.store, (SERVER_USER, *hubs) if settings.tls else ())
+        users = (SERVER_USER, *HUB_USERS[: max(settings.hubs, settings.own_hubs)])
+        self.upkeep = Upkeep(settings.data, self.store, users if settings.tls else ())
         self._retention = Retention(self.store, settings.telemetry_days)
         self._noted: bool | None = None
         self._home = None if settings.home is None else HomeLink(settings.home, self.fleet, self.store)

@@ -22,6 +22,7 @@ from edgefleet.errors import InputError
 from edgefleet.protocol.access import BrokerFiles, access_list, mosquitto_configuration, mosquitto_service
 from edgefleet.protocol.topics import SERVER_USER
 from edgefleet.trust import pki
+from edgefleet.trust.certificates import host_name
 from edgefleet.trust.issued import CRL_FILE
 from edgefleet.trust.pki_folder import folder_of, locked, translated
 
@@ -70,8 +71,11 @@ def write(
 ) -> Path:  # fmt: skip
     """Write the folder of a broker with certificates, and remember it in DATA/broker.json; returns mosquitto.conf.
 
-    `hosts` are the names and addresses by which devices reach it; the server's own certificate gets the same.
+    `hosts` are the names and addresses by which devices reach it; the server's own certificate gets the same. Raises
+    InputError (a host or an account that is none), TrustError and StorageError.
     """
+    if listen is not None:
+        host_name(listen)
     for name in (pki.BROKER, SERVER_USER):
         pki.ensure_service(data, name, now, hosts)
     with translated(folder):
@@ -127,6 +131,11 @@ def _make_folder(folder: Path, fleet: str, user: str) -> Path:
     if _account(user) is None:
         raise InputError(f"writing the broker's configuration to {folder}", f"there is no user {user}", "give --user")
     folder = folder.resolve()
+    if not str(folder).isprintable():
+        # mosquitto.conf is lines.
+        raise InputError(
+            "writing the broker's configuration", f"{str(folder)!r} cannot be printed", "name another folder"
+        )
     for made in (folder, folder / STATE_FOLDER):
         made.mkdir(parents=True, exist_ok=True, mode=0o700)
         _give(made, user)

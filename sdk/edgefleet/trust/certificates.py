@@ -70,7 +70,11 @@ def key_from_pem(pem: bytes, passphrase: bytes | None = None) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, passphrase)
     except (TypeError, ValueError) as error:
-        raise TrustError(doing, str(error), "give the passphrase that it was made with") from error
+        if b"ENCRYPTED" in pem:
+            found, remedy = "its passphrase is missing or wrong", "give the passphrase that it was made with"
+        else:
+            found, remedy = "it is no PEM private key", "restore it from a backup"
+        raise TrustError(doing, found, remedy) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TrustError(doing, "it is not a key on an elliptic curve", "use the key that this fleet was made with")
     return key

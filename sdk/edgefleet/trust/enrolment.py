@@ -5,6 +5,7 @@ The server's store is the record, handed in by the caller; the broker is told el
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -28,7 +29,7 @@ from edgefleet.protocol.signed import ALL_DEVICES
 from edgefleet.protocol.topics import check_name
 from edgefleet.trust import certificates, issued, pki
 from edgefleet.trust.online import metadata_folder
-from edgefleet.trust.pki_folder import folder_of
+from edgefleet.trust.pki_folder import folder_of, read
 from edgefleet.trust.repository import Repository
 from edgefleet.trust.setup import read_fleet
 
@@ -110,13 +111,8 @@ def enroll(
     check_name("device", device)
     if device in _TAKEN:
         raise InputError(f"enrolling {device}", f"that name is {_TAKEN[device]}", "choose another")
-    known = store.enrolment(device)
-    if known is not None and known.revoked_at is None and not again:
-        raise InputError(
-            f"enrolling {device}", "a device of this name is enrolled",
-            "choose another name, or give --again to replace its certificate",
-        )  # fmt: skip
-    fleet, root = read_fleet(data), _newest_root(data)
+    _check_free(store, device, again=again)
+    fleet, root, authority = read_fleet(data), _newest_root(data), read(folder_of(data) / pki.ROOT_FILE, bytes)
     broker = _checked_broker(device, host, port, tls=tls)
     key_pem = None
     if csr_pem is None:
@@ -124,25 +120,45 @@ def enroll(
     enrolment_id = secrets.token_hex(8)
     chain = pki.issue_device(data, csr_pem, fleet, device, enrolment_id, now)
     facts = certificates.read_certificate(chain)
-    # First: from here on nothing is renewed for the former enrolment, so nothing escapes the revocation.
-    store.add_enrolment(
-        device, enrolment_id, facts.not_after, facts.serial_number, now, hardware_serial=hardware_serial
-    )
+    try:
+        with store.transaction():
+            # Another command may have enrolled it meanwhile.
+            _check_free(store, device, again=again)
+            # First: from here on nothing is renewed for the former enrolment, so nothing escapes the revocation.
+            store.add_enrolment(
+                device, enrolment_id, facts.not_after, facts.serial_number, now, hardware_serial=hardware_serial
+            )
+    except InputError:
+        pki.revoke_number(data, facts.serial_number, now)
+        raise
     pki.revoke(data, device, now, keep=facts.serial_number)
     entry = IdentityEntry(fleet=fleet, device=device, enrolment_id=enrolment_id, broker=broker)
     files = {
         **({KEY_FILE: key_pem} if key_pem is not None else {}),
         CERTIFICATE_FILE: chain,
-        CA_FILE: (folder_of(data) / pki.ROOT_FILE).read_bytes(),
+        CA_FILE: authority,
         ROOT_FILE: root,
         IDENTITY_FILE: entry.model_dump_json(indent=2).encode() + b"\n",
     }
     return Enrolled(device, enrolment_id, facts.serial_number, facts.not_after, files)
 
 
+def _check_free(store: EnrolmentStore, device: str, *, again: bool) -> None:
+    known = store.enrolment(device)
+    if known is not None and known.revoked_at is None and not again:
+        raise InputError(
+            f"enrolling {device}", "a device of this name is enrolled",
+            "choose another name, or give --again to replace its certificate",
+        )  # fmt: skip
+
+
 def check_target(folder: Path, csr_pem: bytes | None, *, again: bool) -> None:
-    """Refuse to write over an identity or a key that is not meant; raises InputError, before anything is issued."""
+    """Refuse to write over an identity or a key that is not meant, and where nothing can be written.
+
+    Raises InputError and StorageError, before anything is issued or revoked.
+    """
     doing = f"writing an identity to {folder}"
+    check_place(folder, doing)
     if (folder / IDENTITY_FILE).exists() and not again:
         raise InputError(doing, "there is one already", "name another folder, or give --again")
     key_file = folder / KEY_FILE
@@ -152,6 +168,15 @@ def check_target(folder: Path, csr_pem: bytes | None, *, again: bool) -> None:
         raise InputError(doing, f"there is a key already ({KEY_FILE})", "give its --csr, or name another folder")
     if csr_pem is not None and not certificates.same_key(key_file.read_bytes(), csr_pem):
         raise InputError(doing, f"{KEY_FILE} in it is not the key of the signing request", "name another folder")
+
+
+def check_place(folder: Path, doing: str) -> None:
+    """Refuse a folder that nothing can be written to, without making it; raises StorageError."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise StorageError(doing, f"{there} is no folder", "name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(doing, f"nothing can be written to {there}", "let this user write there, or name another")
 
 
 def renew(data: Path, store: EnrolmentStore, device: str, csr_pem: bytes, now: float) -> bytes:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgefleet.durable import write_file
 from edgefleet.trust.certificates import NOT_BEFORE, Authority
+from edgefleet.trust.pki_folder import read
 
 ISSUED_FILE = "issued.jsonl"
 CRL_FILE = "crl.pem"
@@ -93,22 +94,21 @@ def write_crl(folder: Path, authority: Authority, serial_numbers: list[str], now
 
 def revoked_numbers(folder: Path) -> set[str]:
     """Serial numbers (hexadecimal) that the list holds."""
-    crl = x509.load_pem_x509_crl((folder / CRL_FILE).read_bytes())
+    crl = read(folder / CRL_FILE, x509.load_pem_x509_crl)
     return {f"{entry.serial_number:x}" for entry in crl}
 
 
 def crl_end(folder: Path) -> float:
     """When the revocation list expires, seconds since 1970."""
-    end = x509.load_pem_x509_crl((folder / CRL_FILE).read_bytes()).next_update_utc
+    end = read(folder / CRL_FILE, x509.load_pem_x509_crl).next_update_utc
     return end.timestamp() if end else float("inf")
 
 
 def _read(folder: Path, authority: Authority) -> x509.CertificateRevocationList | None:
     """The list so far; one that another authority signed is not continued."""
-    try:
-        crl = x509.load_pem_x509_crl((folder / CRL_FILE).read_bytes())
-    except FileNotFoundError:
+    if not (folder / CRL_FILE).exists():
         return None
+    crl = read(folder / CRL_FILE, x509.load_pem_x509_crl)
     return crl if crl.is_signature_valid(authority.key.public_key()) else None
 
 

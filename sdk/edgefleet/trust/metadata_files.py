@@ -9,7 +9,7 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from edgefleet import durable
 from edgefleet.errors import InputError, StorageError
@@ -32,7 +32,7 @@ class MetadataFiles:
         if self._lock_depth:
             yield
             return
-        with (self.folder / ".lock").open("w") as lock:
+        with self._open_lock() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._lock_depth += 1
             try:
@@ -40,26 +40,40 @@ class MetadataFiles:
             finally:
                 self._lock_depth -= 1
 
+    def _open_lock(self) -> IO[str]:
+        try:
+            return (self.folder / ".lock").open("w")
+        except OSError as error:
+            doing = f"locking the trust metadata in {self.folder}"
+            raise StorageError(doing, f".lock: {error.strerror}", "let this user write there") from error
+
     @staticmethod
     def name(role: str, version: int) -> str:
         """File name of a version of a role; there is one timestamp only."""
         return f"{role}.json" if role == TIMESTAMP else f"{version}.{role}.json"
 
     def versions(self, role: str) -> list[int]:
-        """Versions on disk, newest first."""
-        numbers = (path.name.removesuffix(f".{role}.json") for path in self.folder.glob(f"*.{role}.json"))
-        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+        """Versions on disk, newest first; raises InputError."""
+        ending = f".{role}.json"
+        try:
+            found = [path.name.removesuffix(ending) for path in self.folder.iterdir() if path.name.endswith(ending)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unreadable(str(error.strerror), "let this user read it") from error
+        return sorted((int(number) for number in found if number.isdecimal()), reverse=True)
 
     def read(self, name: str) -> bytes:
         """Content of a file; raises InputError."""
         try:
             return (self.folder / name).read_bytes()
         except OSError as error:
-            raise InputError(
-                f"reading the trust metadata in {self.folder}",
-                f"{name}: {error.strerror}",
-                "restore the folder from a backup",
-            ) from error
+            denied = isinstance(error, PermissionError)
+            remedy = "let this user read it" if denied else "restore the folder from a backup"
+            raise self._unreadable(f"{name}: {error.strerror}", remedy) from error
+
+    def _unreadable(self, found: str, remedy: str) -> InputError:
+        return InputError(f"reading the trust metadata in {self.folder}", found, remedy)
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file in its place; raises StorageError."""

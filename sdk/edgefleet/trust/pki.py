@@ -27,6 +27,7 @@ from edgefleet.trust.pki_folder import (
     issuer_of,
     lasting_issuer,
     locked,
+    read,
 )
 
 __all__ = ["make_key_and_csr", "read_certificate"]
@@ -93,7 +94,7 @@ def replace_issuing(keys_folder: Path, data: Path, fleet: str, *, now: float, pa
                 "making a new issuing authority", f"{key_file} is not there", "name the operator's folder as --keys"
             )
         key = certificates.key_from_pem(key_file.read_bytes(), passphrase)
-        certificate = x509.load_pem_x509_certificate((folder / ROOT_FILE).read_bytes())
+        certificate = read(folder / ROOT_FILE, x509.load_pem_x509_certificate)
         if key.public_key() != certificate.public_key():
             raise TrustError(
                 "making a new issuing authority", f"{key_file} is not the key of {folder / ROOT_FILE}",
@@ -101,7 +102,9 @@ def replace_issuing(keys_folder: Path, data: Path, fleet: str, *, now: float, pa
             )  # fmt: skip
         hosts = _hosts(folder)
         number = 1 + sum(1 for _ in folder.glob("issuing-ca.*.old"))
-        (folder / ISSUING_FILE).rename(folder / f"issuing-ca.{number}.old")
+        # A copy, and none where there is nothing: one that was cut off here is given again.
+        if (folder / ISSUING_FILE).exists():
+            write_file(folder / f"issuing-ca.{number}.old", (folder / ISSUING_FILE).read_bytes())
         authority = certificates.issuing_certificate(
             Authority(certificate, key), fleet, number + 1, now + ISSUING_LIFE_S
         )
@@ -171,8 +174,8 @@ def _is_good(folder: Path, name: str, now: float, hosts: Sequence[str] | None) -
     certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
     if not (certificate_file.exists() and key_file.exists()):
         return False
-    certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-    if certificate.public_key() != certificates.key_from_pem(key_file.read_bytes()).public_key():
+    certificate = read(certificate_file, x509.load_pem_x509_certificate)
+    if certificate.public_key() != read(key_file, certificates.key_from_pem).public_key():
         return False
     if hosts is not None and set(certificates.hosts_of(certificate)) != set(hosts):
         return False
@@ -243,7 +246,7 @@ def expiries(data: Path) -> list[tuple[str, float]]:
     names = {"root authority": ROOT_FILE, "issuing authority": ISSUING_FILE}
     names |= {f"certificate of {name}": f"{name}.crt" for name in SERVICES}
     found = [
-        (what, read_certificate((folder / name).read_bytes()).not_after)
+        (what, read(folder / name, read_certificate).not_after)
         for what, name in names.items()
         if (folder / name).exists()
     ]
@@ -251,7 +254,7 @@ def expiries(data: Path) -> list[tuple[str, float]]:
 
 
 def _hosts(folder: Path) -> list[str]:
-    return certificates.hosts_of(x509.load_pem_x509_certificate((folder / f"{BROKER}.crt").read_bytes()))
+    return certificates.hosts_of(read(folder / f"{BROKER}.crt", x509.load_pem_x509_certificate))
 
 
 def _checked_time(now: float | None) -> float:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 
@@ -20,19 +21,31 @@ PKI_FOLDER = "pki"
 ISSUING_FILE = "issuing-ca.crt"
 ISSUING_KEY_FILE = "issuing-ca.key"
 
+Content = TypeVar("Content")
+
 
 def folder_of(data: Path) -> Path:
     """DATA/pki; raises InputError where there is none."""
     folder = data / PKI_FOLDER
     if not folder.is_dir():
-        raise InputError(f"opening the certificates in {folder}", "there are none", "run: edgefleet keys init")
+        raise InputError(
+            f"opening the certificates in {folder}", "there are none",
+            "restore them from a backup; a new fleet begins with: edgefleet keys init",
+        )  # fmt: skip
     return folder
 
 
 def issuer_of(folder: Path) -> Authority:
-    """The issuing authority and its key; raises OSError and TrustError."""
-    certificate = x509.load_pem_x509_certificate((folder / ISSUING_FILE).read_bytes())
-    return Authority(certificate, key_from_pem((folder / ISSUING_KEY_FILE).read_bytes()))
+    """The issuing authority and its key; raises StorageError and TrustError."""
+    certificate = read(folder / ISSUING_FILE, x509.load_pem_x509_certificate)
+    key = read(folder / ISSUING_KEY_FILE, key_from_pem)
+    if key.public_key() != certificate.public_key():
+        # What it signed now, nobody would take.
+        raise TrustError(
+            f"reading {folder / ISSUING_FILE}", "its key is another's: a rotation was cut off",
+            "run: edgefleet keys rotate issuing",
+        )  # fmt: skip
+    return Authority(certificate, key)
 
 
 def lasting_issuer(folder: Path, now: float) -> Authority:
@@ -46,6 +59,16 @@ def lasting_issuer(folder: Path, now: float) -> Authority:
             "make a new one: edgefleet keys rotate issuing",
         )
     return issuer
+
+
+def read(path: Path, parse: Callable[[bytes], Content]) -> Content:
+    """What `parse` makes of a file here; raises StorageError where there is none, TrustError where it is damaged."""
+    with translated(path):
+        content = path.read_bytes()
+    try:
+        return parse(content)
+    except (ValueError, TrustError) as error:
+        raise TrustError(f"reading {path}", "it is damaged", f"restore {path.parent} from a backup") from error
 
 
 @contextmanager
@@ -67,4 +90,7 @@ def translated(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where, found = error.filename or folder, error.strerror or str(error)
-        raise StorageError(f"writing {where}", found, "let this user write there, and try again") from error
+        remedy = "let this user read and write there, and try again"
+        if isinstance(error, FileNotFoundError):
+            remedy = f"restore {Path(where).parent} from a backup"
+        raise StorageError(f"opening {where}", found, remedy) from error

@@ -98,8 +98,9 @@ class Repository:
         versions = self.files.versions(ROOT)
         if not versions:
             raise InputError(
-                f"reading the trust metadata in {self.folder}", "there is no root", "run: edgefleet keys init"
-            )
+                f"reading the trust metadata in {self.folder}", "there is no root",
+                "restore the folder from a backup; a new fleet begins with: edgefleet keys init",
+            )  # fmt: skip
         return self._parse(Root, f"{versions[0]}.{ROOT}.json")
 
     def targets(self) -> Metadata[Targets]:

@@ -186,7 +186,8 @@ def _change_release(ceremony: Ceremony, kept: Callable[[str], bool], must_be: Se
         names = {path: "{0.package}@{0.version}".format(package_version(packages.signed.targets[path]))
                  for path in packages.signed.targets}  # fmt: skip
         if unknown := sorted(set(must_be) - set(names.values())):
-            raise InputError("revoking the release key", f"no {unknown[0]} is signed", "look at: edgefleet keys status")
+            there = ", ".join(sorted(names.values())) or "nothing"
+            raise InputError("revoking the release key", f"no {unknown[0]} is signed", f"keep some of: {there}")
         signer = ceremony.keys.signer(TARGETS)
         new = _next_key(ceremony.keys, RELEASE)
         packages.signed.targets = {

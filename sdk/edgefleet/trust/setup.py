@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,7 @@ from edgefleet.trust.repository import Repository
 FLEET_FILE: Final = "fleet.json"
 PKI: Final = "pki"
 _STAGING: Final = ".founding"
+_IGNORE_FILE: Final = ".gitignore"
 
 
 class _Fleet(Part):
@@ -51,19 +53,33 @@ def init(
     now = time.time() if now is None else now
     made_keys = keys.folder.with_name(f".{keys.folder.name}{_STAGING}")
     made_data = data / _STAGING
-    for folder in (made_keys, made_data):
-        shutil.rmtree(folder, ignore_errors=True)
-        make_private_folder(folder)
+    missing = _missing(data, keys.folder.parent)
     try:
+        for folder in (made_keys, made_data):
+            shutil.rmtree(folder, ignore_errors=True)
+            make_private_folder(folder)
         _make_keys(fleet, KeyFolder(made_keys, keys.passphrase), made_data, root_keys, root_threshold, operators, now)
         create_fleet_pki(made_keys, made_data, fleet, passphrase=keys.passphrase, now=now)
+        for name in (TRUST, PKI):
+            # The server's own keys lie there, and its folder may well be in somebody's working tree.
+            durable.write_file(made_data / name / _IGNORE_FILE, b"*\n")
         _move_into_place(made_keys, keys.folder, made_data, data)
     except OSError as error:
         remedy = "free the disk, or choose other folders"
-        raise StorageError(f"founding the fleet {fleet}", f"{error.filename}: {error.strerror}", remedy) from error
+        found = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        raise StorageError(f"founding the fleet {fleet}", str(found), remedy) from error
     finally:
         shutil.rmtree(made_keys, ignore_errors=True)
         shutil.rmtree(made_data, ignore_errors=True)
+        for folder in missing:
+            # Only what is still empty goes.
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _missing(*folders: Path) -> list[Path]:
+    """Those folders and their parents that are not there yet, the innermost first."""
+    return [one for folder in folders for one in (folder, *folder.parents) if not one.exists()]
 
 
 def read_fleet(folder: Path) -> str:
@@ -74,7 +90,9 @@ def read_fleet(folder: Path) -> str:
         raise InputError(
             f"reading {folder}", f"it holds no {FLEET_FILE}", "name a fleet's folder, or run: edgefleet keys init"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"reading {folder / FLEET_FILE}", str(error.strerror), "let this user read it") from error
+    except ValueError as error:
         raise InputError(f"reading {folder / FLEET_FILE}", "it does not name a fleet", "restore the file") from error
 
 

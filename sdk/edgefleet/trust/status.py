@@ -35,8 +35,11 @@ REMEDIES: Final = {
     PACKAGES: "run: edgefleet keys rotate dates",
     SNAPSHOT: "start the server: it signs every day",
     TIMESTAMP: "start the server: it signs every day",
+    "root authority": "found a fleet with new keys and enrol every device there",
+    "issuing authority": "run: edgefleet keys rotate issuing, and enrol each device --again",
+    "revocation list": "run: edgefleet keys rotate issuing, and enrol each device --again",
 }
-ELSE_REMEDY: Final = "renew it"
+ELSE_REMEDY: Final = "start the server: it renews its own certificates and the broker's"
 
 
 @dataclass(frozen=True, slots=True)
