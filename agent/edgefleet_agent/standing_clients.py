@@ -208,10 +208,13 @@ class StandingClients:
             self._region.lent = 0, self._requests
             self._return(client)
             return False
-        client.take()
-        client.send(answer)
-        self._region.lent = 0, self._requests
-        inferred.counts()
+        try:
+            client.take()
+            client.send(answer)
+        finally:
+            # A client that left meanwhile is no inference that hangs; and it was inferred, whoever wants to know.
+            self._region.lent = 0, self._requests
+            inferred.counts()
         return behind > 0
 
     def _return(self, client: _Client) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class Lab:
         self.counted = 0
         self.inference_s = 0.001
         self.refuses = False
+        self.meanwhile: Callable[[], None] = lambda: None
         self.width = 4
         self.aligned = True
 
@@ -66,6 +67,7 @@ class Lab:
 
     def infer(self, inputs: Arrays) -> Inferred | None:
         self.seen.append(self.region.lent[0])
+        self.meanwhile()
         self.aligned = self.aligned and all(one.ctypes.data % 64 == 0 for one in inputs.values())
         if self.refuses:
             return None
@@ -189,6 +191,14 @@ def test_a_last_request_is_answered_and_its_end_goes_back(lab: Lab) -> None:
     assert client.recv(1000) == GREETING + values(2, 4, 6, 8)
     assert lab.returned == [1]
     assert kept.recv(1000) == b""
+
+
+def test_a_client_that_leaves_while_it_is_inferred_for_is_counted_and_leaves_nobody_at_work(lab: Lab) -> None:
+    client, _ = lab.lend()
+    client.sendall(question(1, 2, 3, 4))
+    lab.meanwhile = client.close
+    lab.turn()
+    assert (lab.seen, lab.region.lent, lab.counted, lab.returned) == ([1], (0, 1), 1, [1])
 
 
 @pytest.mark.parametrize("why", ["the runtime refuses", "another shape", "ten seconds have a digit more"])
